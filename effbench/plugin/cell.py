@@ -1,0 +1,81 @@
+"""A cell: one point of a suite, everything a trial needs to know about what it measures."""
+
+import hashlib
+import json
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Phase = Literal["load", "apply", "train", "infer"]
+
+
+class ModelFacts(BaseModel):
+    """What a model's config.json says, read without torch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_type: str
+    causal: bool
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int
+    context: int
+
+    @property
+    def approximate_parameters(self) -> int:
+        """Weights of a gated decoder of this shape (embeddings once), for estimates before anything is loaded."""
+        attention = self.hidden * self.hidden * (2 + 2 * self.kv_heads / self.heads)
+        return round(self.layers * (attention + 3 * self.hidden * self.intermediate) + self.vocab * self.hidden)
+
+
+class Cell(BaseModel):
+    """Stack × model × workload × axes, with the settings that training and inference need."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: str
+    stack: str
+    techniques: tuple[tuple[str, dict[str, Any]], ...]
+    """(name, options) in the suite's order; options as given, validated by the technique's class."""
+    model: str
+    facts: ModelFacts
+    workload: str
+    seq_len: int
+    """Tokens per sequence in training and prefill, the same for every technique; virtual tokens come on top."""
+    batch_size: int
+    """Sequences per step over all ranks."""
+    world_size: int = 1
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    phases: tuple[Literal["train", "infer"], ...]
+    steps: int
+    lr: float
+    new_tokens: int
+    quality_documents: int
+    option_axes: dict[str, Any] = {}
+    """Values of axes such as `lora.rank` that this cell stands at."""
+
+    @property
+    def id(self) -> str:
+        """A readable slug and 8 hex digits of the canonical JSON: unique, stable, and safe as a file name."""
+        options = [f"{key.rpartition('.')[2]}{value}" for key, value in sorted(self.option_axes.items())]
+        parts = [self.suite, self.stack, self.model, self.workload, f"s{self.seq_len}", f"b{self.batch_size}", *options]
+        if self.world_size > 1:
+            parts.append(f"w{self.world_size}")
+        slug = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:120]
+        return f"{slug}-{hashlib.sha256(canonical_json(self.model_dump(mode='json')).encode()).hexdigest()[:8]}"
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a stack and its baseline must share to be compared: everything but the stack and its own options."""
+        return self.model_dump(include={"suite", "model", "workload", "seq_len", "batch_size", "world_size", "dtype", "device"})
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

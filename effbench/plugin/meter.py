@@ -1,0 +1,67 @@
+"""Meters turn what a trial did into named values. Metrics carry their unit, direction and definition with them."""
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from effbench.plugin.cell import Cell, Phase
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named value."""
+
+    name: str
+    """`phase.what_unit`, for instance `train.step_s`."""
+    unit: str
+    direction: Literal["lower", "higher"]
+    definition: str
+    """One line."""
+
+
+class Summary(BaseModel):
+    """One metric of one trial: the median of its samples with its 95 % interval, or one exact value (n = 1)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    median: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+    unit: str
+    stopped: str | None = None
+    """Why sampling stopped: interval, steps, cap."""
+
+
+@dataclass
+class Observation:
+    """What the harness saw in one phase, given to every meter after it; times are seconds, free of set-up and evaluation."""
+
+    cell: Cell
+    phase: Phase
+    model: "nn.Module | None" = None
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    """Raw durations by what was timed: `step`, `prefill`, `decode` (one whole decode loop each)."""
+    stopped: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Exact figures such as bytes on disk, by name."""
+
+
+class Meter(ABC):
+    """Measures one thing. One instance lives through a trial: `begin` and `end` surround each phase."""
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def begin(self, observation: Observation) -> None:  # noqa: B027 - most meters only look at what the harness saw
+        """Called right before a phase."""
+
+    def end(self, observation: Observation) -> Mapping[str, Summary]:
+        """Called right after a phase: what could be measured. What could not is left out, never 0."""
+        return {}

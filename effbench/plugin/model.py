@@ -1,0 +1,60 @@
+"""Where models come from. A suite names one as `name` or `name:argument`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from effbench.plugin.cell import ModelFacts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """How to load a model, before any weight exists; techniques change it with `dataclasses.replace`."""
+
+    dtype: str
+    attention: str = "sdpa"
+    quantization_config: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of transformers' `from_pretrained`."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids."""
+
+    start: int
+    """The id that opens a document."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without special tokens."""
+        ...
+
+
+class ModelSource(ABC):
+    """A model that can be loaded again and again, always the same."""
+
+    name: ClassVar[str]
+    trained: ClassVar[bool] = True
+    """False for random weights: quality is then not applicable."""
+
+    def __init__(self, argument: str | None = None, *, trust_remote_code: bool = False) -> None:
+        self.argument = argument
+        self.trust_remote_code = trust_remote_code
+
+    @abstractmethod
+    def facts(self) -> ModelFacts:
+        """Read from config.json, without torch. ValueError with one clear line if there is no such model."""
+
+    @abstractmethod
+    def weights_hash(self) -> str:
+        """A hash that changes when the weights do, without torch."""
+
+    @abstractmethod
+    def load(self, request: LoadRequest, seed: int) -> "nn.Module":
+        """The model on the CPU, in evaluation mode. `seed` makes weights that the source does not have."""
+
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that belongs to the weights."""

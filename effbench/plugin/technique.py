@@ -1,0 +1,126 @@
+"""The technique contract: each method takes a thing and returns a thing of the same kind, by default unchanged.
+
+A stack is then ordinary function composition in the suite's order. `load` and `apply` act before training, `infer` after it.
+The harness owns data, loop, clock and synchronisation; a technique never measures itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from effbench.plugin.cell import Cell
+from effbench.plugin.model import LoadRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, nn
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+Family = Literal["peft", "distillation", "pruning", "quantization", "attention", "precision", "parallelism", "other"]
+Dimension = Literal["dp", "tp", "pp", "cp"]
+Batch = dict[str, "Tensor"]
+"""input_ids, attention_mask and labels, each int64 of shape (B, n); labels are aligned with the inputs, -100 where none."""
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimisation step in three replaceable parts; use `dataclasses.replace`.
+
+    `forward_backward` and `update` are given the whole step as it stands after every technique, so a technique that wraps
+    `loss` is seen by one that replaces `forward_backward`, whichever of them the suite lists first.
+    """
+
+    model: "nn.Module"
+    optimizer: "Optimizer"
+    schedule: "LRScheduler | None"
+    loss: "Callable[[nn.Module, Batch], Tensor]"
+    forward_backward: "Callable[[TrainStep, Batch], Tensor]"
+    update: "Callable[[TrainStep], None]"
+
+    def run(self, batch: Batch) -> "Tensor":
+        """Take one step and return its loss, a detached scalar."""
+        loss = self.forward_backward(self, batch)
+        self.update(self)
+        return loss
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A trained model in use; each part is given the Inference as it stands after every technique."""
+
+    model: "nn.Module"
+    logits: "Callable[[Inference, Tensor, Tensor], Tensor]"
+    """(inference, ids (B, n), mask (B, n)) → logits (B, n, V), aligned with the input. Quality uses this alone."""
+    prefill: "Callable[[Inference, Tensor, Tensor], tuple[Tensor, Any]]"
+    """(inference, ids, mask) → (logits of the last position (B, V), cache)."""
+    decode: "Callable[[Inference, Tensor, Any], tuple[Tensor, Any]]"
+    """(inference, ids (B, 1), cache) → (logits (B, V), cache)."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a technique may know of the trial it is part of."""
+
+    cell: Cell
+    device: "device"
+    rank: int
+    world_size: int
+    seed: int
+    base_model: "Callable[[], nn.Module]"
+    """A fresh, untouched copy of the model, for instance as a teacher."""
+    calibration: "Callable[[int], list[Batch]]"
+    """n batches of the training split, at the cell's shapes."""
+    mesh: "DeviceMesh | None" = None
+
+
+class Technique(BaseModel):
+    """One way to make training or inference cheaper. Fields are its options: typed, validated, frozen.
+
+    The class docstring's first line is its summary in `effbench list`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Distributions beyond effbench's own dependencies, as pip names them."""
+    sets: ClassVar[tuple[str, ...]] = ()
+    """Exclusive settings; two techniques of a stack that set the same one are refused when the suite is planned."""
+    dimension: ClassVar[Dimension | None] = None
+    """The mesh dimension that a parallel technique splits work along; its degree is the world size unless it says."""
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Why this cell cannot exist with this technique, or None. Called when planning, without torch."""
+        return None
+
+    def unsupported_phase(self, cell: Cell, phase: Literal["train", "infer"]) -> str | None:
+        """Why one phase must be skipped while the rest is measured, or None. Called when planning, without torch."""
+        return None
+
+    def degree(self, world_size: int) -> int:
+        """How many ranks this technique spreads over along its dimension."""
+        return world_size if self.dimension else 1
+
+    def load(self, request: LoadRequest) -> LoadRequest:
+        """Before weights exist: dtype, quantization, attention implementation."""
+        return request
+
+    def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
+        """Before training: wrap, swap, freeze, shard. The optimizer is built afterwards."""
+        return model
+
+    def train(self, step: TrainStep, ctx: Context) -> TrainStep:
+        """Change how a step is taken."""
+        return step
+
+    def infer(self, inference: Inference, ctx: Context) -> Inference:
+        """After training: merge, convert, compile. Quality and time are measured on what this returns."""
+        return inference
+
+    def store(self, tensors: "dict[str, Tensor]", ctx: Context) -> "dict[str, Tensor]":
+        """What is written to disk: packed, sparse, or as it is."""
+        return tensors

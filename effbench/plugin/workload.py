@@ -1,0 +1,51 @@
+"""What a model is made to do: training batches, prompts, and a measure of quality. Named `name` or `name:argument`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from effbench.plugin.cell import Cell
+from effbench.plugin.model import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from effbench.plugin.technique import Batch
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Scores of one evaluation. `per_sample` keeps every document's own, in a fixed order, for paired tests."""
+
+    scores: dict[str, float]
+    per_sample: dict[str, list[float]]
+    weights: list[float]
+    """How much each sample counts in the mean (for bits per byte: its bytes)."""
+    names: list[str]
+
+
+class Workload(ABC):
+    """One thing to do with a model. Evaluation samples are fixed; training data is shuffled by the trial's seed."""
+
+    name: ClassVar[str]
+    phases: ClassVar[tuple[str, ...]] = ("train", "infer")
+
+    def __init__(self, argument: str | None = None) -> None:
+        self.argument = argument
+
+    @abstractmethod
+    def data_hash(self) -> str:
+        """A hash of all text the workload uses, without torch. ValueError with one clear line if there is none."""
+
+    @abstractmethod
+    def training_batches(self, tokenizer: Tokenizer, cell: Cell, count: int, seed: int) -> "list[Batch]":
+        """`count` batches of the train split at the cell's batch_size × seq_len, on the CPU."""
+
+    @abstractmethod
+    def prompts(self, tokenizer: Tokenizer, cell: Cell) -> "Tensor":
+        """Token ids (batch_size, seq_len) of held-out text to prefill, without padding."""
+
+    @abstractmethod
+    def quality(self, logits: "Callable[[Tensor, Tensor], Tensor]", tokenizer: Tokenizer, cell: Cell) -> Quality:
+        """Evaluate on the test split. `logits(ids, mask)` maps (B, n) to (B, n, V)."""

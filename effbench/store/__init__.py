@@ -1,0 +1,1 @@
+"""Trial records: their schema, and the files they live in."""

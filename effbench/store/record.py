@@ -1,0 +1,76 @@
+"""The record of one trial, versioned. `json_schema()` is the documented form."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from effbench.plugin.cell import Cell
+from effbench.plugin.meter import Summary
+
+SCHEMA_VERSION = 1
+METHODOLOGY = "1"
+"""Changes when numbers of before and after must not be compared."""
+
+Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "failed", "diverged"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QualityScores(_Strict):
+    """Quality of the object that was timed, and before training where there was any."""
+
+    scores: dict[str, float]
+    before: dict[str, float] = {}
+    n: int
+    """Documents."""
+
+
+class Fingerprint(_Strict):
+    """Everything that makes a record current."""
+
+    methodology: str = METHODOLOGY
+    techniques: dict[str, str]
+    """Hash of each technique's source."""
+    weights: str
+    data: str
+    versions: dict[str, str]
+    """Of torch, transformers and what the stack requires."""
+
+
+class Record(_Strict):
+    """One trial: one cell in one round."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+    cell_id: str
+    cell: Cell
+    round: int
+    session: str
+    seed: int
+    status: Status
+    error: str | None = None
+    """For every status but ok: the reason, or the traceback."""
+    phases: dict[str, str] = {}
+    """ok, or `skipped: reason`, by phase."""
+    metrics: dict[str, Summary] = {}
+    quality: QualityScores | None = None
+    quality_absent: str | None = None
+    """Why there is no quality."""
+    final_loss: float | None = None
+    wall_s: float
+    """Door to door, as the orchestrator saw it."""
+    fingerprint: Fingerprint
+    machine: str
+    plugins: dict[str, str] = {}
+    """Which plugin each technique came from."""
+    git: str | None = None
+    samples: str | None = None
+    """Name of the sidecar with raw samples and per-sample scores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a record's file."""
+    return Record.model_json_schema(by_alias=True)

@@ -1,0 +1,1 @@
+"""The measuring half: a warm process that forks a child per trial."""

@@ -1,0 +1,1 @@
+"""Bundled plugins; a new file here is discovered at once."""
