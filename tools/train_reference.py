@@ -116,7 +116,10 @@ def main() -> None:
                 optimizer.zero_grad()
             if step % 250 == 0:
                 bpb = bits_per_byte(model, held_out.validation[:4], 256)
-                print(f"step {step} {time.perf_counter() - started:.0f} s train {loss.item() / math.log(2):.3f} validation {bpb:.3f}", flush=True)
+                print(
+                    f"step {step} {time.perf_counter() - started:.0f} s train {loss.item() / math.log(2):.3f} validation {bpb:.3f}",
+                    flush=True,
+                )
             step += 1
 
     model.to(torch.bfloat16)

@@ -1,7 +1,8 @@
 """What a plugin author imports: `from effbench.plugin import Technique, hookimpl`. Nothing here imports torch."""
 
 from effbench.hookspecs import hookimpl
-from effbench.plugin.cell import Cell, ModelFacts
+from effbench.plugin.cell import Cell, ModelFacts, Sampling
+from effbench.plugin.errors import InputError
 from effbench.plugin.launcher import Launcher, WorkerProcess
 from effbench.plugin.meter import Meter, Metric, Observation, Summary
 from effbench.plugin.model import LoadRequest, ModelSource
@@ -13,6 +14,7 @@ __all__ = [
     "Cell",
     "Context",
     "Inference",
+    "InputError",
     "Launcher",
     "LoadRequest",
     "Meter",
@@ -22,6 +24,7 @@ __all__ = [
     "Observation",
     "Quality",
     "Reporter",
+    "Sampling",
     "Summary",
     "Technique",
     "TrainStep",

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Phase = Literal["load", "apply", "train", "infer"]
 
@@ -30,6 +30,19 @@ class ModelFacts(BaseModel):
         """Weights of a gated decoder of this shape (embeddings once), for estimates before anything is loaded."""
         attention = self.hidden * self.hidden * (2 + 2 * self.kv_heads / self.heads)
         return round(self.layers * (attention + 3 * self.hidden * self.intermediate) + self.vocab * self.hidden)
+
+
+class Sampling(BaseModel):
+    """When a trial has sampled enough: all three floors are met, or the cap is reached."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_samples: int = Field(default=10, ge=2)
+    min_seconds: float = Field(default=0.5, ge=0)
+    interval: float = Field(default=0.02, gt=0)
+    """Half-width of the median's 95 % interval, relative to the median."""
+    max_seconds: float = Field(default=10.0, gt=0)
+    """Per timed action; beats the floors."""
 
 
 class Cell(BaseModel):
@@ -57,6 +70,7 @@ class Cell(BaseModel):
     lr: float
     new_tokens: int
     quality_documents: int
+    sampling: Sampling = Sampling()
     option_axes: dict[str, Any] = {}
     """Values of axes such as `lora.rank` that this cell stands at."""
 
