@@ -1,1 +1,28 @@
-"""The command line."""
+"""The command line: one file per command, each importing what it needs when it runs."""
+
+import sys
+
+import typer
+
+from effbench.cli import board, doctor, listing, plan, run
+from effbench.plugin.errors import InputError
+
+app = typer.Typer(
+    name="effbench",
+    help="Does an efficiency technique help, on this model, on this machine, and at what cost in quality?",
+    epilog="Start with: effbench run quick",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (run.run, board.board, listing.list_, plan.plan, doctor.doctor):
+    app.command(name=command.__name__.rstrip("_"))(command)
+
+
+def main() -> None:
+    """Run a command; bad input is one line on stderr and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"effbench: {error}\n")
+        sys.exit(2)

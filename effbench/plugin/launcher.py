@@ -1,7 +1,7 @@
 """How workers start."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from typing import IO, ClassVar, Protocol
 
 
 class WorkerProcess(Protocol):
@@ -28,5 +28,5 @@ class Launcher(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def start(self, world_size: int, environment: dict[str, str]) -> WorkerProcess:
-        """Start `python -m effbench.worker.host`, whose environment says where to connect."""
+    def start(self, world_size: int, environment: dict[str, str], log: IO[bytes]) -> WorkerProcess:
+        """Start `python -m effbench.worker.host`, whose environment says where to connect; what it prints goes to `log`."""

@@ -88,6 +88,8 @@ class Technique(BaseModel):
     family: ClassVar[Family]
     requires: ClassVar[tuple[str, ...]] = ()
     """Distributions beyond effbench's own dependencies, as pip names them."""
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that the worker imports once, before it forks, so that no trial pays for them."""
     sets: ClassVar[tuple[str, ...]] = ()
     """Exclusive settings; two techniques of a stack that set the same one are refused when the suite is planned."""
     dimension: ClassVar[Dimension | None] = None

@@ -1,0 +1,56 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effbench.plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from effbench.launch.orchestrate import Sources
+    from effbench.plan.plan import Plan
+    from effbench.plugin.catalog import Catalog
+
+SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's TOML file, or the name of a standard suite.")]
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE.py", help="Load one more plugin; may be repeated.")
+]
+StackOption = Annotated[
+    list[str] | None, typer.Option("--stack", metavar="NAME", help="Only this stack and the baseline; may be repeated.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=4 or axes.seq_len=[64]."),
+]
+ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where records are kept.")]
+
+
+def prepare(
+    suite: str, plugins: list[Path] | None, stacks: list[str] | None, settings: list[str] | None
+) -> "tuple[Plan, Catalog, Sources]":
+    """Read the suite, find all plugins, and plan."""
+    from effbench.launch.orchestrate import Sources
+    from effbench.plan.plan import plan
+    from effbench.plan.suite import find_suite, read_suite
+    from effbench.plugin.discovery import discover
+
+    file = find_suite(suite)
+    folder = file.parent / "plugins"
+    sources = Sources(tuple(plugins or ()), (folder,) if folder.is_dir() else ())
+    catalog = discover(sources.files, sources.folders)
+    for info in catalog.plugins:
+        if info.problem:
+            typer.echo(f"effbench: plugin {info.name} is not used: {info.problem}", err=True)
+    return plan(read_suite(file, overrides(settings)), catalog, tuple(stacks or ())), catalog, sources
+
+
+def overrides(settings: list[str] | None) -> dict[str, str]:
+    """`["a.b=1"]` as a mapping; InputError where there is no `=`."""
+    found = {}
+    for setting in settings or ():
+        key, separator, value = setting.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {setting}: expected KEY=VALUE, for instance --set training.steps=4")
+        found[key.strip()] = value.strip()
+    return found

@@ -1,0 +1,120 @@
+"""The results folder: `<machine>/<suite>/<cell>.r<round>.json`, each with a sidecar of raw samples, written atomically."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from pydantic import BaseModel, ValidationError
+
+from effbench.plugin.errors import InputError
+from effbench.store.machine import Machine
+from effbench.store.record import Record
+
+KEPT_SAMPLES = 1000
+"""A longer list of raw samples is thinned to every k-th one, evenly; summaries are made of all of them."""
+_NOT_RECORDS = frozenset({"machine.json", "suite.json"})
+_SIDECAR_LIMIT = 64 * 2**20  # a sidecar is ≤ 20 KB by far; what unpacks to more was not written by us
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """What lies below a folder: good records with their files, and one line for each file that is none."""
+
+    records: list[tuple[Path, Record]]
+    problems: list[str]
+
+
+class Store:
+    """The results of one suite on one machine. Only the orchestrator writes."""
+
+    def __init__(self, root: Path, machine: Machine, suite: str) -> None:
+        self.folder = root / machine.slug / suite
+        self._machine_file = root / machine.slug / "machine.json"
+        self._machine = machine
+
+    def open(self, suite: BaseModel) -> None:
+        """Make the folder, and write the machine's facts and the suite's settings into it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._machine_file, _pretty(self._machine))
+        write_atomic(self.folder / "suite.json", _pretty(suite))
+
+    def write(self, record: Record, samples: dict[str, Any] | None) -> Record:
+        """Write one trial: sidecar first, so that a record never names a file that is not there."""
+        stem = f"{record.cell_id}.r{record.round}"
+        if samples:
+            record = record.model_copy(update={"samples": f"{stem}.samples.zst"})
+            packed = zstandard.compress(json.dumps(_thinned(samples)).encode(), 19)
+            write_atomic(self.folder / f"{stem}.samples.zst", packed)
+        write_atomic(self.folder / f"{stem}.json", record.model_dump_json(exclude_defaults=False).encode() + b"\n")
+        return record
+
+    def read(self) -> ReadResult:
+        """Every record of this suite on this machine."""
+        return read_records(self.folder)
+
+
+def read_records(path: Path) -> ReadResult:
+    """All records below a folder (or in one file). Truncated and foreign files are named, never counted."""
+    if not path.exists():
+        raise InputError(f"{path}: no such results folder; `effbench run SUITE --results {path}` makes one")
+    records, problems = [], []
+    for file in [path] if path.is_file() else sorted(_json_files(path)):
+        try:
+            records.append((file, Record.model_validate_json(file.read_bytes())))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            problems.append(f"{file}: not a trial record, left out ({where + ': ' if where else ''}{first['msg']})")
+        except OSError as error:
+            problems.append(f"{file}: cannot be read, left out ({error.strerror})")
+    return ReadResult(records, problems)
+
+
+def read_samples(path: Path) -> dict[str, Any]:
+    """The raw samples and per-sample scores beside a record."""
+    with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
+        text = stream.read(_SIDECAR_LIMIT)
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Temporary file, fsync, rename: a reader sees the old file or the new one. A full disk leaves the old one."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot write results ({error.strerror}); finished trials are intact") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from whoever they are shared with
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot write results ({error.strerror}); finished trials are intact") from error
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    return (f for f in folder.rglob("*.json") if f.name not in _NOT_RECORDS and not f.name.startswith("."))
+
+
+def _thinned(samples: dict[str, Any]) -> dict[str, Any]:
+    def thin(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: thin(inner) for key, inner in value.items()}
+        if isinstance(value, list) and value and isinstance(value[0], float):
+            return [float(f"{x:.6g}") for x in value[:: -(-len(value) // KEPT_SAMPLES)]]
+        return value
+
+    return {key: thin(value) for key, value in samples.items()}
+
+
+def _pretty(model: BaseModel) -> bytes:
+    return model.model_dump_json(indent=2).encode() + b"\n"

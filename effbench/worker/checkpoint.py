@@ -1,0 +1,63 @@
+"""Bytes on disk: what a checkpoint of this model takes, written for real and measured."""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from effbench.plugin.technique import Context, Technique
+
+
+class Checkpoints:
+    """Sizes of the files that a stack's `store` leads to; tensors are told from the base's by content, not by name."""
+
+    def __init__(self, techniques: Sequence[Technique]) -> None:
+        self._techniques = techniques
+        self._base: frozenset[bytes] = frozenset()
+
+    def remember_base(self, model: nn.Module) -> None:
+        """Take the loaded model as what a delta is measured against."""
+        self._base = frozenset(_digest(tensor) for tensor in _tensors(model).values())
+
+    def full_bytes(self, model: nn.Module, context: Context) -> int:
+        """The model as inference uses it, after every technique's `store`."""
+        tensors = _tensors(model)
+        for technique in self._techniques:
+            tensors = technique.store(tensors, context)
+        return _bytes_on_disk(tensors)
+
+    def delta_bytes(self, model: nn.Module, context: Context) -> int:
+        """The trained model's tensors that the base does not have, before anything is merged or converted."""
+        return _bytes_on_disk({name: t for name, t in _tensors(model).items() if _digest(t) not in self._base})
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict's tensors, shared ones once: safetensors refuses two names for one storage."""
+    seen: set[tuple[int, int, torch.Size]] = set()
+    kept = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and not value.is_quantized:
+            key = (value.data_ptr(), value.storage_offset(), value.shape)
+            if key not in seen or not value.numel():
+                seen.add(key)
+                kept[name] = value
+        else:  # packed parameters of quantized modules: `store` of the technique that made them writes them out
+            kept[name] = value
+    return kept
+
+
+def _digest(tensor: Tensor) -> bytes:
+    plain = tensor.detach().contiguous().cpu()
+    content = plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return hashlib.blake2b(content, digest_size=16, person=str(plain.dtype).encode()[:16]).digest()
+
+
+def _bytes_on_disk(tensors: dict[str, Tensor]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "checkpoint.safetensors"
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, file)
+        return file.stat().st_size

@@ -1,0 +1,200 @@
+"""The warm parent: imports once, forks a child per trial, and waits without spinning.
+
+Run as `python -m effbench.worker.host`; EFFBENCH_ADDRESS and EFFBENCH_KEY say where the orchestrator listens. It never runs
+a torch operation itself: a parent with busy threads makes forked children hang.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: children of a two-thread parent hang on a futex
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # so that asking for CUDA does not initialise it
+
+import ctypes
+import faulthandler
+import gc
+import importlib
+import json
+import signal
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Client, Connection, Pipe, wait
+from pathlib import Path
+from typing import IO, Any, Never
+
+import torch
+
+torch.set_num_threads(1)
+
+import transformers
+
+from effbench.plugin.catalog import Catalog
+from effbench.plugin.cell import Cell
+from effbench.plugin.discovery import discover
+from effbench.plugin.model import ModelSource
+from effbench.plugin.workload import Workload
+from effbench.worker import trial
+
+_LOG_TAIL = 4000
+_MEMORY_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve trials until the orchestrator closes the connection."""
+    _die_with_parent()
+    address = os.environ["EFFBENCH_ADDRESS"].rpartition(":")
+    with Client((address[0], int(address[2])), authkey=bytes.fromhex(os.environ.pop("EFFBENCH_KEY"))) as connection:
+        try:
+            Host(connection, _receive(connection)).serve()
+        except (EOFError, ConnectionError):
+            return  # the orchestrator is gone; so are we
+
+
+class Host:
+    """One warm worker."""
+
+    def __init__(self, connection: Connection, start: dict[str, Any]) -> None:
+        self._connection = connection
+        self._catalog: Catalog = discover([Path(f) for f in start["files"]], [Path(f) for f in start["folders"]])
+        self._sources: dict[str, ModelSource] = {
+            ref: self._catalog.model(ref, trust_remote_code=start["trust_remote_code"]) for ref in start["models"]
+        }
+        self._workloads: dict[str, Workload] = {ref: self._catalog.workload(ref) for ref in start["workloads"]}
+        for workload in self._workloads.values():
+            workload.data_hash()  # reads the text once; children inherit it
+        self._warm(start["imports"])
+        _send(connection, {"ready": True})
+
+    def serve(self) -> None:
+        """One request, one child, one answer."""
+        gc.freeze()  # what is imported is never garbage: collecting it would copy its pages in every child
+        while True:
+            self._fork(_receive(self._connection))
+
+    def _warm(self, imports: list[str]) -> None:
+        models = {source.facts().model_type for source in self._sources.values()}
+        modules = [f"transformers.models.{kind}.modeling_{kind}" for kind in models] + ["transformers.masking_utils", *imports]
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:  # the trial that needs it fails with its own message; others go on
+                sys.stderr.write(f"worker: cannot import {module} ahead of time: {error}\n")
+        if torch.cuda.is_initialized():
+            raise RuntimeError("a library initialised CUDA while it was imported; forked trials could not use the GPU")
+
+    def _fork(self, request: dict[str, Any]) -> None:
+        receiver, sender = Pipe(duplex=False)
+        with tempfile.TemporaryFile() as log:
+            child = os.fork()
+            if child == 0:
+                receiver.close()
+                self._connection.close()
+                self._child(request, sender, log)
+            sender.close()
+            ended = self._watch(child, receiver, request.get("memory_bytes"))
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
+            _send(self._connection, {"ended": ended, "log": log.read().decode(errors="replace")})
+
+    def _watch(self, child: int, receiver: Connection, memory_bytes: int | None) -> dict[str, Any]:
+        """Forward the child's messages until it ends; end it on request, at end-of-file, or over its memory limit."""
+        process = os.pidfd_open(child)
+        oom_kills, reason, open_ends = _kernel_oom_kills(), None, [receiver, self._connection, process]
+        try:
+            while True:
+                ready = wait(open_ends, timeout=_MEMORY_POLL_S if memory_bytes else None)
+                if receiver in ready:
+                    try:
+                        self._connection.send_bytes(receiver.recv_bytes())
+                    except EOFError:
+                        open_ends.remove(receiver)
+                elif process in ready:  # only when nothing is left to forward
+                    break
+                if self._connection in ready and reason is None:
+                    reason = _receive(self._connection)["stop"]
+                    os.kill(child, signal.SIGKILL)
+                if memory_bytes and reason is None and (resident := _resident_bytes(child)) > memory_bytes:
+                    reason = f"oom: resident size {resident / 2**30:.2f} GiB passed the limit of {memory_bytes / 2**30:.2f} GiB"
+                    os.kill(child, signal.SIGKILL)
+        except (EOFError, ConnectionError):
+            os.kill(child, signal.SIGKILL)
+            raise
+        finally:
+            os.close(process)
+            _, status = os.waitpid(child, 0)
+        if reason is None and os.WIFSIGNALED(status) and _kernel_oom_kills() > oom_kills:
+            reason = "oom: the kernel killed the trial for lack of memory"
+        code = os.waitstatus_to_exitcode(status)
+        return {"reason": reason, "exit": code, "signal": signal.Signals(-code).name if code < 0 else None}
+
+    def _child(self, request: dict[str, Any], sender: Connection, log: IO[bytes]) -> Never:
+        code = 1
+        try:
+            forked_at = time.monotonic()
+            _die_with_parent()
+            _prefer_for_oom_kill()
+            for descriptor in (1, 2):  # what a plugin prints goes into the record of its failure, never into ours
+                os.dup2(log.fileno(), descriptor)
+            faulthandler.enable()
+            cell = Cell.model_validate(request["cell"])
+            outcome = trial.run(
+                trial.TrialRequest(
+                    cell=cell,
+                    seed=request["seed"],
+                    techniques=[self._catalog.technique(name, options) for name, options in cell.techniques],
+                    source=self._sources[cell.model],
+                    workload=self._workloads[cell.workload],
+                    meters=[self._catalog.meters.get(name)() for name in self._catalog.meters.names()],
+                    phase_skips=request["phase_skips"],
+                ),
+                announce=lambda phase: _send(sender, {"phase": phase, "after_s": time.monotonic() - forked_at}),
+            )
+            sys.stdout.flush()
+            _send(sender, {"outcome": outcome.__dict__})
+            code = 0
+        except BaseException:  # noqa: BLE001 - the child's last word: nothing may unwind into the parent's code above
+            faulthandler.disable()
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def _send(connection: Connection, message: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _receive(connection: Connection) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(connection.recv_bytes())
+    return message
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prefer_for_oom_kill() -> None:
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("800")
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):  # it ended between two looks
+        return 0
+
+
+def _kernel_oom_kills() -> int:
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    main()

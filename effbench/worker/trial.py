@@ -1,0 +1,287 @@
+"""One trial: load → apply → train → infer, in this process, measured. The whole flow is on this page."""
+
+import random
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effbench.plugin.cell import Cell, Phase
+from effbench.plugin.meter import Meter, Observation
+from effbench.plugin.model import LoadRequest, ModelSource
+from effbench.plugin.sampling import enough
+from effbench.plugin.technique import Batch, Context, Inference, Technique, TrainStep
+from effbench.plugin.workload import Quality, Workload
+from effbench.worker import defaults
+from effbench.worker.checkpoint import Checkpoints
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+
+class DivergedError(Exception):
+    """The loss, or a score, is not finite."""
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """What the host hands to a forked child."""
+
+    cell: Cell
+    seed: int
+    techniques: Sequence[Technique]
+    source: ModelSource
+    workload: Workload
+    meters: Sequence[Meter]
+    phase_skips: dict[str, str]
+
+
+@dataclass
+class Outcome:
+    """What a trial found, filled as it goes, so that a failure keeps what came before it."""
+
+    status: str = "ok"
+    error: str | None = None
+    phases: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] | None = None
+    quality_absent: str | None = None
+    final_loss: float | None = None
+    samples: dict[str, Any] = field(default_factory=dict)
+
+
+def run(request: TrialRequest, announce: Callable[[str], None], clock: Clock = time.perf_counter) -> Outcome:
+    """Run one trial; whatever a plugin raises ends up in the outcome."""
+    outcome = Outcome()
+    try:
+        _Trial(request, outcome, announce, clock).run()
+    except DivergedError as error:
+        outcome.status, outcome.error = "diverged", str(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's failure is its trial's result: recorded, not hidden
+        outcome.status = "oom" if _is_out_of_memory(error) else "failed"
+        outcome.error = "".join(traceback.format_exception(error, limit=-12))
+    return outcome
+
+
+class _Trial:
+    def __init__(self, request: TrialRequest, outcome: Outcome, announce: Callable[[str], None], clock: Clock) -> None:
+        self.request, self.outcome, self.announce = request, outcome, announce
+        self.cell = request.cell
+        self.device = torch.device(self.cell.device)
+        self.clock = _synchronised(clock) if self.device.type == "cuda" else clock
+        self.tokenizer = request.source.tokenizer()
+        self.checkpoints = Checkpoints(request.techniques)
+        self.context = Context(
+            cell=self.cell,
+            device=self.device,
+            rank=0,
+            world_size=self.cell.world_size,
+            seed=request.seed,
+            base_model=self._load_base,
+            calibration=self._batches,
+        )
+
+    def run(self) -> None:
+        torch.set_num_threads(self.cell.threads)
+        self._seed()
+        model = self._load()
+        model = self._apply(model)
+        if "train" not in self.request.phase_skips:
+            self._train(model)
+        else:
+            self._skip("train")
+        if "infer" not in self.request.phase_skips:
+            self._infer(model)
+        else:
+            self._skip("infer")
+
+    def _load(self) -> nn.Module:
+        observation = self._begin("load")
+        start = self.clock()
+        load_request = LoadRequest(dtype=self.cell.dtype)
+        for technique in self.request.techniques:
+            load_request = _checked(technique, "load", technique.load(load_request), LoadRequest)
+        model = self.request.source.load(load_request, self.request.seed).to(self.device)
+        observation.facts["load.duration_s"] = self.clock() - start
+        self._end(observation)
+        self.checkpoints.remember_base(model)
+        return model
+
+    def _apply(self, model: nn.Module) -> nn.Module:
+        observation = self._begin("apply")
+        start = self.clock()
+        self._seed()  # new weights depend on the round's seed alone, not on what loading drew
+        for technique in self.request.techniques:
+            model = _checked(technique, "apply", technique.apply(model, self.context), nn.Module)
+        observation.facts["apply.duration_s"] = self.clock() - start
+        observation.facts["parameters.total"] = sum(p.numel() for p in model.parameters())
+        self._end(observation)
+        return model
+
+    def _train(self, model: nn.Module) -> None:
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        if not trainable:
+            self.outcome.phases["train"] = "skipped: the stack leaves nothing to train"
+            return
+        step = defaults.train_step(model, trainable, self.cell)
+        for technique in self.request.techniques:
+            step = _checked(technique, "train", technique.train(step, self.context), TrainStep)
+        before = self._quality(defaults.inference(step.model))
+        batches = self._batches(self.cell.steps)
+        self._seed()
+        model.train()
+        observation = self._begin("train", step.model)
+        observation.facts["parameters.trainable"] = sum(p.numel() for p in trainable)
+        observation.samples["step"] = self._steps(step, batches)
+        observation.stopped["step"] = "steps"
+        self._end(observation)
+        model.eval()
+        self.outcome.quality = {"before": before.scores} if before else None
+        size = self.checkpoints.delta_bytes(model, self.context)
+        self._end(replace(self._observation("train"), facts={"checkpoint.delta_bytes": size}), meters_of="size")
+
+    def _steps(self, step: TrainStep, batches: Sequence[Batch]) -> list[float]:
+        """Time every step; looking at the loss, which synchronises, stays outside of the timed region."""
+        durations, loss = [], float("nan")
+        for number, batch in enumerate(batches):
+            start = self.clock()
+            tensor = step.run(batch)
+            durations.append(self.clock() - start)
+            loss = float(tensor)
+            if not np.isfinite(loss):
+                raise DivergedError(f"loss is {loss} at step {number + 1} of {len(batches)}")
+        self.outcome.final_loss = loss
+        return durations
+
+    def _infer(self, model: nn.Module) -> None:
+        model.eval()
+        for parameter in model.parameters():
+            parameter.grad = None  # the optimizer and its state are gone with `_train`
+        start = self.clock()
+        inference = defaults.inference(model)
+        for technique in self.request.techniques:
+            inference = _checked(technique, "infer", technique.infer(inference, self.context), Inference)
+        facts: dict[str, Any] = {"infer.convert_s": self.clock() - start}
+        facts["checkpoint.bytes"] = self.checkpoints.full_bytes(inference.model, self.context)
+        self._record_quality(inference)
+        observation = self._begin("infer", inference.model)
+        observation.facts.update(facts)
+        with torch.inference_mode():
+            self._sample_inference(inference, observation)
+        self._end(observation)
+
+    def _sample_inference(self, inference: Inference, observation: Observation) -> None:
+        """Prefill and decode in turn, each timed by itself, until both are known well enough."""
+        ids = self.request.workload.prompts(self.tokenizer, self.cell).to(self.device)
+        mask = torch.ones_like(ids)
+        prefills: list[float] = []
+        decodes: list[float] = []
+        reason = None
+        while reason is None:
+            start = self.clock()
+            logits, cache = inference.prefill(inference, ids, mask)
+            prefills.append(self.clock() - start)
+            token = logits.argmax(-1, keepdim=True)
+            start = self.clock()
+            for _ in range(self.cell.new_tokens - 1):
+                logits, cache = inference.decode(inference, token, cache)
+                token = logits.argmax(-1, keepdim=True)
+            decodes.append(self.clock() - start)
+            reasons = enough(prefills, self.cell.sampling), enough(decodes, self.cell.sampling)
+            reason = "cap" if "cap" in reasons else "interval" if all(reasons) else None
+        observation.samples["prefill"] = prefills
+        observation.stopped = dict.fromkeys(("prefill", "decode", "end_to_end"), reason)
+        if self.cell.new_tokens > 1:
+            observation.samples["decode"] = decodes
+        observation.samples["end_to_end"] = [p + d for p, d in zip(prefills, decodes, strict=True)]
+
+    def _record_quality(self, inference: Inference) -> None:
+        before = (self.outcome.quality or {}).get("before", {})
+        if quality := self._quality(inference):
+            self.outcome.quality = {"scores": quality.scores, "before": before, "n": len(quality.names)}
+            self.outcome.samples["quality"] = {
+                "names": quality.names,
+                "weights": quality.weights,
+                "per_sample": quality.per_sample,
+            }
+
+    def _quality(self, inference: Inference) -> Quality | None:
+        if not self.request.source.trained:
+            self.outcome.quality_absent = "not applicable: the model's weights are random"
+            return None
+        self.announce("quality")
+        model = inference.model
+        was_training = model.training
+        model.eval()
+
+        def logits(ids: Tensor, mask: Tensor) -> Tensor:
+            return inference.logits(inference, ids.to(self.device), mask.to(self.device)).float().cpu()
+
+        with torch.inference_mode():
+            quality = self.request.workload.quality(logits, self.tokenizer, self.cell)
+        model.train(was_training)
+        for name, score in quality.scores.items():
+            if not np.isfinite(score):
+                raise DivergedError(f"quality: {name} is {score}")
+        return quality
+
+    def _batches(self, count: int) -> list[Batch]:
+        batches = self.request.workload.training_batches(self.tokenizer, self.cell, count, self.request.seed)
+        return [{name: tensor.to(self.device) for name, tensor in batch.items()} for batch in batches]
+
+    def _load_base(self) -> nn.Module:
+        return self.request.source.load(LoadRequest(dtype=self.cell.dtype), self.request.seed).to(self.device)
+
+    def _seed(self) -> None:
+        random.seed(self.request.seed)
+        np.random.seed(self.request.seed)  # plugins may draw from the global generator
+        torch.manual_seed(self.request.seed)
+
+    def _skip(self, phase: str) -> None:
+        self.outcome.phases[phase] = f"skipped: {self.request.phase_skips[phase]}"
+
+    def _observation(self, phase: Phase, model: nn.Module | None = None) -> Observation:
+        return Observation(cell=self.cell, phase=phase, model=model)
+
+    def _begin(self, phase: Phase, model: nn.Module | None = None) -> Observation:
+        self.announce(phase)
+        observation = self._observation(phase, model)
+        for meter in self.request.meters:
+            meter.begin(observation)
+        return observation
+
+    def _end(self, observation: Observation, meters_of: str | None = None) -> None:
+        for meter in self.request.meters:
+            if meters_of in (None, meter.name):
+                for name, summary in meter.end(observation).items():
+                    if not np.isfinite(summary.median):
+                        raise DivergedError(f"{name} is {summary.median}")
+                    self.outcome.metrics[name] = summary.model_dump(exclude_none=True)
+        self.outcome.samples.setdefault("samples", {}).update(observation.samples)
+        self.outcome.phases[observation.phase] = "ok"
+
+
+def _checked(technique: Technique, method: str, result: object, expected: type[T]) -> T:
+    if not isinstance(result, expected):
+        raise TypeError(
+            f"{technique.name}.{method} returned {type(result).__name__}, not {expected.__name__}; "
+            "a technique's method returns the thing it was given, changed or not"
+        )
+    return result
+
+
+def _synchronised(clock: Clock) -> Clock:
+    def now() -> float:
+        torch.cuda.synchronize()
+        return clock()
+
+    return now
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
