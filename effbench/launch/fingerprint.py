@@ -3,6 +3,7 @@
 from functools import cache
 from importlib import metadata
 
+from effbench.plan.plan import Plan
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
 from effbench.store.record import Fingerprint
@@ -11,17 +12,17 @@ from effbench.store.record import Fingerprint
 class Fingerprints:
     """Fingerprints of cells; weights and texts are hashed once."""
 
-    def __init__(self, catalog: Catalog, *, trust_remote_code: bool = False) -> None:
-        self._catalog, self._trust = catalog, trust_remote_code
+    def __init__(self, plan: Plan, catalog: Catalog) -> None:
+        self._plan, self._catalog = plan, catalog
         self._weights: dict[str, str] = {}
         self._data: dict[str, str] = {}
 
     def of(self, cell: Cell) -> Fingerprint:
         """The fingerprint a record of this cell would have now."""
         if cell.model not in self._weights:
-            self._weights[cell.model] = self._catalog.model(cell.model, trust_remote_code=self._trust).weights_hash()
+            self._weights[cell.model] = self._catalog.model(self._plan.models[cell.model]).weights_hash()
         if cell.workload not in self._data:
-            self._data[cell.workload] = self._catalog.workload(cell.workload).data_hash()
+            self._data[cell.workload] = self._catalog.workload(self._plan.workloads[cell.workload]).data_hash()
         names = [name for name, _ in cell.techniques]
         libraries = {"torch", "transformers"}.union(*(self._catalog.techniques.get(name).requires for name in names))
         return Fingerprint(

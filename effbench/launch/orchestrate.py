@@ -59,8 +59,8 @@ class Run:
         """Open the store and look at what is already there."""
         suite = self.plan.suite
         self.store = Store(self.results, this_machine(), suite.name)
-        self.store.open(suite)
-        self._fingerprints = Fingerprints(self.catalog, trust_remote_code=suite.trust_remote_code)
+        self.store.open(suite.model_copy(update={"models": list(self.plan.models), "workloads": list(self.plan.workloads)}))
+        self._fingerprints = Fingerprints(self.plan, self.catalog)
         found = self.store.read()
         self.problems = found.problems
         self._current = {cell.id: self._fingerprints.of(cell) for cell in self.plan.cells}
@@ -113,8 +113,8 @@ class Run:
         start = {
             "files": [str(file) for file in self.sources.files],
             "folders": [str(folder) for folder in self.sources.folders],
-            "models": sorted({cell.model for cell in cells}),
-            "workloads": sorted({cell.workload for cell in cells}),
+            "models": {cell.model: self.plan.models[cell.model] for cell in cells},
+            "workloads": {cell.workload: self.plan.workloads[cell.workload] for cell in cells},
             "trust_remote_code": suite.trust_remote_code,
             "imports": sorted({module for cell in cells for t in techniques_of(cell, self.catalog) for module in t.imports}),
         }

@@ -43,6 +43,11 @@ class ModelSource(ABC):
         self.argument = argument
         self.trust_remote_code = trust_remote_code
 
+    @property
+    def label(self) -> str:
+        """What records call this model. A source whose argument is a path leaves the folders out."""
+        return self.name if self.argument is None else f"{self.name}:{self.argument}"
+
     @abstractmethod
     def facts(self) -> ModelFacts:
         """Read from config.json, without torch. ValueError with one clear line if there is no such model."""

@@ -34,6 +34,11 @@ class Workload(ABC):
     def __init__(self, argument: str | None = None) -> None:
         self.argument = argument
 
+    @property
+    def label(self) -> str:
+        """What records call this workload. One whose argument is a path leaves the folders out."""
+        return self.name if self.argument is None else f"{self.name}:{self.argument}"
+
     @abstractmethod
     def data_hash(self) -> str:
         """A hash of all text the workload uses, without torch. ValueError with one clear line if there is none."""

@@ -58,9 +58,10 @@ class Host:
         self._connection = connection
         self._catalog: Catalog = discover([Path(f) for f in start["files"]], [Path(f) for f in start["folders"]])
         self._sources: dict[str, ModelSource] = {
-            ref: self._catalog.model(ref, trust_remote_code=start["trust_remote_code"]) for ref in start["models"]
+            label: self._catalog.model(ref, trust_remote_code=start["trust_remote_code"])
+            for label, ref in start["models"].items()
         }
-        self._workloads: dict[str, Workload] = {ref: self._catalog.workload(ref) for ref in start["workloads"]}
+        self._workloads: dict[str, Workload] = {label: self._catalog.workload(ref) for label, ref in start["workloads"].items()}
         for workload in self._workloads.values():
             workload.data_hash()  # reads the text once; children inherit it
         self._warm(start["imports"])

@@ -1,0 +1,5 @@
+"""`python -m effbench` is the same as `effbench`."""
+
+from effbench.cli import main
+
+main()

@@ -1,0 +1,145 @@
+"""Intervals and tests over rounds. Ratios live on the log scale, where a halving and a doubling are equally far."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, its interval (None where rounds are too few for one), and the number of rounds it rests on."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def map(self, function: Callable[[float], float]) -> "Interval":
+        """The interval of an increasing function of the quantity."""
+        low, high = (None if x is None else function(x) for x in (self.low, self.high))
+        return Interval(function(self.estimate), low, high, self.n)
+
+
+def ratio_interval(log_ratios: Array, level: float = 0.95) -> Interval:
+    """Geometric mean of per-round ratios with its t interval: exp(m ± t(n-1, (1+level)/2) · s/√n).
+
+    A percentile bootstrap over so few rounds covers only 70-83 % (see docs); the t interval covers 93-96 %.
+    """
+    n = len(log_ratios)
+    if n == 0:
+        return Interval(math.nan, None, None, 0)
+    mean = float(np.mean(log_ratios))
+    if n == 1:
+        return Interval(math.exp(mean), None, None, 1)
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + level) / 2, n - 1)) * _standard_error(log_ratios)
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+
+
+def t_test_p(log_ratios: Array, bound: float) -> float:
+    """The smallest α at which the 1-α t interval lies wholly beyond ±bound or wholly inside; 1 below two rounds.
+
+    This inverts the interval, so `p ≤ α` and "the 1-α interval gives a clear verdict" are the same statement. For "inside" it
+    is twice the p-value of two one-sided tests (Schuirmann 1987), because the whole two-sided interval must fit.
+    """
+    n = len(log_ratios)
+    if n < 2:
+        return 1.0
+    from scipy.stats import t
+
+    mean, error = float(np.mean(log_ratios)), _standard_error(log_ratios)
+    distance = abs(abs(mean) - bound)
+    if error == 0:
+        return float(distance == 0)
+    # Outside, the nearer bound must be excluded; inside, both: the nearer one decides.
+    return min(1.0, 2 * float(t.sf(distance / error, n - 1)))
+
+
+def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
+    """The level at which Holm's step-down procedure tests each hypothesis: α/K for the smallest p, then α/(K-1), ….
+
+    From the first that fails on, all are left at the level where it failed, so `p ≤ level` says which are rejected, and the
+    family-wise error stays ≤ α whatever the dependence (Holm 1979).
+    """
+    levels = [0.0] * len(p_values)
+    stopped_at = None
+    for step, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        level = alpha / (len(p_values) - step) if stopped_at is None else stopped_at
+        levels[index] = level
+        if stopped_at is None and p_values[index] > level:
+            stopped_at = level
+    return levels
+
+
+def holm_intervals(samples: Sequence[Array], bound: float, level: float = 0.95) -> list[tuple[Interval, Interval]]:
+    """For each stack's log ratios: the interval to show, and the Holm-adjusted one that its verdict rests on."""
+    tested = [i for i, sample in enumerate(samples) if len(sample) > 1]
+    levels = dict(zip(tested, holm([t_test_p(samples[i], bound) for i in tested], 1 - level), strict=True))
+    return [
+        (ratio_interval(sample, level), ratio_interval(sample, 1 - levels.get(i, 1 - level)))
+        for i, sample in enumerate(samples)
+    ]
+
+
+@dataclass(frozen=True)
+class QualityDraws:
+    """Draws of a mean quality difference; empty where there is no interval."""
+
+    estimate: float
+    draws: Array
+    rounds: int
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """Percentiles of the draws."""
+        if not len(self.draws):
+            return Interval(self.estimate, None, None, self.rounds)
+        low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(self.estimate, float(low), float(high), self.rounds)
+
+    def p(self, low_bound: float, high_bound: float) -> float:
+        """As `t_test_p`, by the share of draws on the wrong side; never below what the number of draws resolves."""
+        if not len(self.draws) or self.rounds < 2:
+            return 1.0
+        above = [float(np.mean(self.draws > bound)) for bound in (low_bound, high_bound)]
+        below = [float(np.mean(self.draws < bound)) for bound in (low_bound, high_bound)]
+        wrong = min(above[0], below[1], max(below[0], above[1]))
+        return min(1.0, 2 * max(wrong, 1 / len(self.draws)))
+
+
+def quality_draws(baseline: Array, other: Array, weights: Array, trained: bool, seed: int = 0) -> QualityDraws:
+    """Draws of the weighted mean of other - baseline, both (rounds, samples), paired per round and sample.
+
+    Samples are resampled with replacement. Rounds differ only where training did: their part is drawn from the t distribution
+    s_r/√R · t(R-1) of the per-round means, because resampling two or three rounds would cover far less than it says.
+    Without training, rounds repeat the same evaluation and only samples count.
+    """
+    difference = other - baseline
+    rounds, samples = difference.shape
+    share = weights / weights.sum()
+    per_round = difference @ share
+    estimate = float(per_round.mean())
+    if samples < 2 or (trained and rounds < 2):
+        return QualityDraws(estimate, np.empty(0), rounds)
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(samples, np.full(samples, 1 / samples), size=DRAWS) * share
+    draws = drawn @ difference.mean(axis=0) / drawn.sum(axis=1)
+    if trained:
+        draws = draws + _standard_error(per_round) * generator.standard_t(rounds - 1, size=DRAWS)
+    return QualityDraws(estimate, draws, rounds)
+
+
+def paired_quality(baseline: Array, other: Array, weights: Array, trained: bool, seed: int = 0) -> Interval:
+    """The 95 % interval of a mean quality difference, see `quality_draws`."""
+    return quality_draws(baseline, other, weights, trained, seed).interval()
+
+
+def _standard_error(values: Array) -> float:
+    # Equal values leave rounding noise of 1e-17 in the mean; that is no spread.
+    return 0.0 if np.ptp(values) == 0 else float(np.std(values, ddof=1)) / math.sqrt(len(values))

@@ -1,0 +1,43 @@
+"""Words for what an interval of a ratio says against the baseline."""
+
+import math
+from typing import Literal, NamedTuple
+
+from effbench.board.stats import Interval
+
+Better = Literal["lower", "higher"]
+SAME = "SAME"
+UNCLEAR = "UNCLEAR"
+
+
+class Words(NamedTuple):
+    """How a clear advantage and a clear disadvantage are called."""
+
+    good: str
+    bad: str
+
+
+SPEED = Words("FASTER", "SLOWER")
+SIZE = Words("SMALLER", "LARGER")
+QUALITY = Words("BETTER", "WORSE")
+
+
+def verdict(interval: Interval, delta: float, better: Better = "higher", words: Words = SPEED, *, exact: bool = False) -> str:
+    """What a ratio to the baseline says: wholly beyond 1+δ or below 1/(1+δ), wholly between them (SAME), or UNCLEAR.
+
+    The bounds are symmetric on the log scale: swapping the two stacks swaps the verdict. A measured quantity of one round is
+    always UNCLEAR; an `exact` one, the same in every round, needs no interval.
+    """
+    low, high = (interval.estimate, interval.estimate) if exact else (interval.low, interval.high)
+    if low is None or high is None or math.isnan(interval.estimate) or (interval.n < 2 and not exact):
+        return UNCLEAR
+    upper = 1 + delta
+    lower = 1 / upper
+    if low > upper or high < lower:
+        return words.good if (low > upper) == (better == "higher") else words.bad
+    return SAME if low >= lower and high <= upper else UNCLEAR
+
+
+def clearly_better(interval: Interval, delta: float, better: Better) -> int:
+    """1 if the ratio is clearly to the first one's advantage, -1 if to the second one's, 0 if the data cannot order them."""
+    return {SPEED.good: 1, SPEED.bad: -1}.get(verdict(interval, delta, better, SPEED), 0)

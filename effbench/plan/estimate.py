@@ -1,0 +1,58 @@
+"""A rough guess of a plan's time and memory, before anything is run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from effbench.plan.plan import Plan
+from effbench.plugin.cell import Cell
+
+_FLOPS_PER_S = {"cpu": 15e9, "cuda": 100e12}  # one thread of a current server core in float32; one data-centre GPU
+_FIXED_S = 0.3  # per trial: fork, load, store
+_QUALITY_BYTES = 1000  # of a typical evaluation document
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of all trials together, and of the largest one."""
+
+    minutes: float
+    memory_gb: float
+
+
+def estimate(plan: Plan, rounds: int, seconds_seen: Mapping[str, float]) -> Estimate:
+    """Seconds of earlier trials where known (by cell id), otherwise FLOPs over a stated rate.
+
+    A token costs 2·N FLOPs forward and 6·N in training (Kaplan et al. 2020, section 2.1), N being the weights.
+    """
+    seconds = sum(seconds_seen.get(cell.id) or _seconds(cell, plan.phase_skips.get(cell.id, {})) for cell in plan.cells)
+    memory = max((_memory_bytes(cell) for cell in plan.cells), default=0.0)
+    return Estimate(minutes=rounds * seconds / 60, memory_gb=memory / 2**30)
+
+
+def _seconds(cell: Cell, phase_skips: Mapping[str, str]) -> float:
+    rate = _FLOPS_PER_S[cell.device] * (cell.threads if cell.device == "cpu" else 1)
+    per_token = 2 * cell.facts.approximate_parameters
+    batch = cell.batch_size * cell.seq_len
+    quality = cell.quality_documents * _QUALITY_BYTES * per_token / rate
+    total = _FIXED_S
+    if "train" not in phase_skips:
+        total += 3 * per_token * batch * cell.steps / rate + quality
+    if "infer" not in phase_skips:
+        once = per_token * (batch + cell.batch_size * cell.new_tokens) / rate
+        floor = max(cell.sampling.min_seconds, cell.sampling.min_samples * once)
+        total += quality + min(2 * floor, cell.sampling.max_seconds * 2 + once)
+    return total
+
+
+def _memory_bytes(cell: Cell) -> float:
+    """Weights, gradients and AdamW's two moments, and per layer about 34 hidden-sized activations per token.
+
+    Korthikanti et al. 2022, equation 2, without the attention matrix, which no exact kernel keeps.
+    """
+    facts = cell.facts
+    weights = facts.approximate_parameters * _BYTES[cell.dtype]
+    if "train" not in cell.phases:
+        return weights + 2.0 * facts.layers * facts.hidden * cell.batch_size * cell.seq_len * _BYTES[cell.dtype]
+    activations = 17.0 * facts.layers * facts.hidden * cell.batch_size * cell.seq_len * _BYTES[cell.dtype]
+    return 4 * weights + activations

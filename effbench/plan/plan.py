@@ -1,0 +1,223 @@
+"""A suite's cells, what is skipped, and why; all without torch."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from math import prod
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+
+from effbench.plan.suite import PLAIN_AXES, Suite, Use
+from effbench.plugin.catalog import Catalog
+from effbench.plugin.cell import Cell, ModelFacts
+from effbench.plugin.errors import InputError, unknown
+from effbench.plugin.technique import Technique
+from effbench.store.machine import gpus
+
+_DEFAULT_AXES: dict[str, list[Any]] = {"seq_len": [128], "batch_size": [1], "world_size": [1]}
+PHASES: tuple[Literal["train", "infer"], ...] = ("train", "infer")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A cell that cannot be measured here."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite comes to on this machine."""
+
+    suite: Suite
+    cells: list[Cell]
+    skips: list[Skip]
+    phase_skips: dict[str, dict[str, str]]
+    """cell id → phase → reason, for cells of which only a part is measured."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Label in cells and records → reference in the suite, which may hold a path."""
+    workloads: dict[str, str] = field(default_factory=dict)
+
+    def skip_reasons(self) -> list[tuple[str, int]]:
+        """Each reason for skipping, and how many cells it took."""
+        return Counter(f"{skip.cell.stack}: {skip.reason}" for skip in self.skips).most_common()
+
+
+def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Plan:
+    """Expand stacks × models × workloads × axes. InputError for whatever the suite names that does not exist."""
+    _check_names(suite, catalog, only_stacks)
+    models, facts = _labelled_models(suite, catalog)
+    workloads = _labelled({catalog.workload(ref).label: ref for ref in suite.workloads}, suite.workloads, "workload")
+    validator = _Validator(catalog)
+    cells, skips, phase_skips = [], [], {}
+    device: Literal["cpu", "cuda"] = "cpu"
+    if suite.device == "cuda" or (suite.device == "auto" and gpus()):
+        device = "cuda"
+    for cell in _expand(suite, models, facts, workloads, device, only_stacks):
+        techniques = validator.techniques(cell)
+        if reason := _reason_to_skip(cell, techniques, validator):
+            skips.append(Skip(cell, reason))
+            continue
+        cells.append(cell)
+        if reasons := _phase_reasons(cell, techniques, catalog.workloads.get(cell.workload.partition(":")[0]).phases):
+            phase_skips[cell.id] = reasons
+    return Plan(suite, cells, skips, phase_skips, models, workloads)
+
+
+def techniques_of(cell: Cell, catalog: Catalog) -> list[Technique]:
+    """The cell's stack as validated techniques, in the suite's order."""
+    return [catalog.technique(name, options) for name, options in cell.techniques]
+
+
+class _Validator:
+    """Validates options once per combination: a plan of thousands of cells has few of them."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._techniques: dict[str, Technique] = {}
+        self._missing: dict[str, str | None] = {}
+
+    def techniques(self, cell: Cell) -> list[Technique]:
+        found = []
+        for name, options in cell.techniques:
+            key = f"{name} {json.dumps(options, sort_keys=True, default=str)}"
+            if key not in self._techniques:
+                self._techniques[key] = self._catalog.technique(name, options)
+            found.append(self._techniques[key])
+        return found
+
+    def missing(self, distribution: str) -> str | None:
+        if distribution not in self._missing:
+            self._missing[distribution] = _missing(distribution)
+        return self._missing[distribution]
+
+
+def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> None:
+    for name in only_stacks:
+        if name not in suite.stacks:
+            raise unknown("stack", name, suite.stacks)
+    metrics = catalog.metrics()
+    for metric in (suite.ranking.by, *(claim.metric for claim in suite.claims if not claim.metric.startswith("quality."))):
+        if metric not in metrics:
+            raise unknown("metric", metric, metrics)
+    for stack in suite.stacks.values():
+        for use in stack.use:
+            catalog.technique(use.technique, use.options)
+    used = {use.technique for stack in suite.stacks.values() for use in stack.use}
+    for axis in suite.axes:
+        name, dot, option = axis.partition(".")
+        if dot:
+            fields = catalog.techniques.get(name).model_fields
+            if option not in fields:
+                raise unknown(f"option of technique {name!r}", option, fields)
+            if name not in used:
+                raise InputError(f"axis {axis!r}: no stack uses technique {name!r}; add it to a stack or drop the axis")
+
+
+def _labelled_models(suite: Suite, catalog: Catalog) -> tuple[dict[str, str], dict[str, ModelFacts]]:
+    sources = {ref: catalog.model(ref, trust_remote_code=suite.trust_remote_code) for ref in suite.models}
+    models = _labelled({source.label: ref for ref, source in sources.items()}, suite.models, "model")
+    return models, {label: sources[ref].facts() for label, ref in models.items()}
+
+
+def _labelled(labels: dict[str, str], references: Sequence[str], kind: str) -> dict[str, str]:
+    if len(labels) < len(set(references)):
+        raise InputError(f"two {kind}s would both be called {next(iter(labels))!r} in records: rename one folder or file")
+    return labels
+
+
+def _expand(
+    suite: Suite,
+    models: dict[str, str],
+    facts: dict[str, ModelFacts],
+    workloads: dict[str, str],
+    device: Literal["cpu", "cuda"],
+    only_stacks: Sequence[str],
+) -> Iterator[Cell]:
+    axes = _DEFAULT_AXES | {axis: values for axis, values in suite.axes.items() if axis in PLAIN_AXES}
+    for name, stack in suite.stacks.items():
+        if only_stacks and name not in (*only_stacks, suite.baseline):
+            continue
+        own = {axis: v for axis, v in suite.axes.items() if axis.partition(".")[0] in {use.technique for use in stack.use}}
+        for values in itertools.product(*own.values()):
+            options = dict(zip(own, values, strict=True))
+            techniques = tuple((use.technique, _merged(use, options)) for use in stack.use)
+            for model, workload, *point in itertools.product(models, workloads, *axes.values()):
+                yield Cell(
+                    suite=suite.name,
+                    stack=name,
+                    techniques=techniques,
+                    model=model,
+                    facts=facts[model],
+                    workload=workload,
+                    dtype=suite.dtype,
+                    device=device,
+                    threads=suite.threads,
+                    phases=tuple(suite.phases),
+                    steps=suite.training.steps,
+                    lr=stack.lr or suite.training.lr,
+                    new_tokens=suite.inference.new_tokens,
+                    quality_documents=suite.quality.documents,
+                    sampling=suite.sampling,
+                    option_axes=options,
+                    **dict(zip(axes, point, strict=True)),
+                )
+
+
+def _merged(use: Use, option_axes: dict[str, Any]) -> dict[str, Any]:
+    own = {axis.partition(".")[2]: value for axis, value in option_axes.items() if axis.startswith(f"{use.technique}.")}
+    return use.options | own
+
+
+def _reason_to_skip(cell: Cell, techniques: Sequence[Technique], validator: _Validator) -> str | None:
+    for distribution in (d for technique in techniques for d in technique.requires):
+        if reason := validator.missing(distribution):
+            return reason
+    taken: dict[str, str] = {}
+    for technique in techniques:
+        for setting in technique.sets:
+            if setting in taken:
+                return f"{taken[setting]} and {technique.name} both set {setting}: a stack can have one of them"
+            taken[setting] = technique.name
+    degrees = prod(technique.degree(cell.world_size) for technique in techniques)
+    if cell.world_size > 1 and not any(technique.dimension for technique in techniques):
+        return f"nothing in the stack uses {cell.world_size} ranks: add ddp"
+    if degrees != cell.world_size and any(technique.dimension for technique in techniques):
+        return f"the stack's parallel degrees multiply to {degrees}, not to the world size {cell.world_size}"
+    if cell.seq_len > cell.facts.context:
+        return f"seq_len {cell.seq_len} is beyond the model's context of {cell.facts.context}"
+    return next((reason for technique in techniques if (reason := technique.unsupported(cell))), None)
+
+
+def _phase_reasons(cell: Cell, techniques: Sequence[Technique], workload_phases: Sequence[str]) -> dict[str, str]:
+    reasons = {}
+    for phase in PHASES:
+        if phase not in cell.phases:
+            reasons[phase] = "the suite does not ask for it"
+        elif phase not in workload_phases:
+            reasons[phase] = f"workload {cell.workload} has no {phase} phase"
+        elif reason := next((r for t in techniques if (r := t.unsupported_phase(cell, phase))), None):
+            reasons[phase] = reason
+    if "infer" not in reasons and cell.seq_len + cell.new_tokens > cell.facts.context:
+        reasons["infer"] = f"prompt and new tokens pass the model's context of {cell.facts.context}"
+    return reasons
+
+
+def _missing(distribution: str) -> str | None:
+    """The pip line that would add a distribution, or None where it is installed."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        for line in metadata.requires("effbench") or ():
+            requirement = Requirement(line)
+            if requirement.name == distribution and requirement.marker and "extra ==" in str(requirement.marker):
+                extra = str(requirement.marker).rpartition("extra ==")[2].strip(" \"'")
+                if extra != "test":
+                    return f"needs {distribution}: pip install 'effbench[{extra}]'"
+        return f"needs {distribution}: pip install {distribution}"
+    return None

@@ -1,0 +1,245 @@
+"""Suites: TOML in, a validated `Suite` out; every mistake is one line that says where, what, and what is allowed."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from effbench.plugin.cell import Sampling
+from effbench.plugin.errors import InputError, unknown
+
+PLAIN_AXES = ("seq_len", "batch_size", "world_size")
+_PositiveInt = Field(ge=1)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Training(_Part):
+    """How long, and at what peak learning rate."""
+
+    steps: int = Field(default=60, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+
+
+class InferenceSettings(_Part):
+    """Tokens that each sequence generates; the first comes from prefill."""
+
+    new_tokens: int = Field(default=32, ge=2)
+
+
+class Ranking(_Part):
+    """The metric that orders the board."""
+
+    by: str = "train.tokens_per_s"
+
+
+class QualitySettings(_Part):
+    """The score beside cost, and the ratio to the baseline beyond which a row is not ranked."""
+
+    metric: str = "bits_per_byte"
+    floor: float | None = Field(default=None, gt=0)
+    documents: int = Field(default=32, ge=1)
+
+
+class Limits(_Part):
+    """What a trial may take before it is ended."""
+
+    timeout_s: float = Field(default=600, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Resident GiB of one process."""
+
+
+class Use(_Part):
+    """One technique of a stack, with its options as given."""
+
+    technique: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"technique": given}
+        if isinstance(given, dict) and "technique" in given and "options" not in given:
+            return {"technique": given["technique"], "options": {k: v for k, v in given.items() if k != "technique"}}
+        return given
+
+
+class Stack(_Part):
+    """An ordered list of techniques; `[]` is the untouched model."""
+
+    use: list[Use]
+    lr: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_list(cls, given: Any) -> Any:
+        return {"use": given} if isinstance(given, list) else given
+
+
+class Claim(_Part):
+    """A published statement, to be checked on this machine."""
+
+    source: str
+    says: str
+    stack: str
+    metric: str
+    relation: str
+    value: float | None = None
+
+    @field_validator("relation")
+    @classmethod
+    def _known(cls, given: str) -> str:
+        forms = r"(ratio to baseline|value|exponent) (below|above|equals)|better than .+|monotone along .+"
+        if not re.fullmatch(forms, given):
+            raise ValueError(
+                "allowed: 'ratio to baseline below|above|equals', 'value below|above|equals', 'exponent below|above', "
+                "'better than STACK', 'monotone along AXIS'"
+            )
+        return given
+
+
+class Suite(_Part):
+    """Which stacks to run on which models and workloads, over which axes."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    baseline: str
+    models: list[str] = Field(min_length=1)
+    workloads: list[str] = Field(min_length=1)
+    phases: list[Literal["train", "infer"]] = Field(default=["train", "infer"], min_length=1)
+    rounds: int = Field(default=3, ge=1)
+    seed: int = Field(default=0, ge=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1)
+    delta: float = Field(default=0.03, gt=0, lt=1)
+    """Differences of the ratio within ± delta count as the same."""
+    trust_remote_code: bool = False
+    axes: dict[str, list[Any]] = {}
+    training: Training = Training()
+    inference: InferenceSettings = InferenceSettings()
+    ranking: Ranking = Ranking()
+    quality: QualitySettings = QualitySettings()
+    limits: Limits = Limits()
+    sampling: Sampling = Sampling()
+    stacks: dict[str, Stack] = Field(min_length=1)
+    claims: list[Claim] = []
+
+    @field_validator("axes")
+    @classmethod
+    def _known_axes(cls, given: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for axis, values in given.items():
+            if axis not in PLAIN_AXES and axis.count(".") != 1:
+                raise ValueError(f'{unknown("axis", axis, PLAIN_AXES)}; a technique\'s option is written "technique.option"')
+            if not values:
+                raise ValueError(f"axis {axis!r} has no values")
+            if axis in PLAIN_AXES and not all(isinstance(v, int) and v >= 1 for v in values):
+                raise ValueError(f"axis {axis!r} = {values}: allowed are whole numbers from 1")
+        return given
+
+    @model_validator(mode="after")
+    def _named_stacks(self) -> "Suite":
+        for name in (self.baseline, *(claim.stack for claim in self.claims)):
+            if name not in self.stacks:
+                raise ValueError(str(unknown("stack", name, self.stacks)))
+        return self
+
+
+def standard_suites() -> list[Path]:
+    """The suites that effbench ships."""
+    return sorted(Path(str(resources.files("effbench_suites"))).glob("*.toml"))
+
+
+def find_suite(reference: str) -> Path:
+    """A suite's file: a path, or the name of a standard suite."""
+    path = Path(reference)
+    if path.is_file():
+        return path
+    standard = {file.stem: file for file in standard_suites()}
+    if reference in standard:
+        return standard[reference]
+    if path.suffix == ".toml":
+        raise InputError(f"{reference}: no such file")
+    raise unknown("suite", reference, standard)
+
+
+def read_suite(path: Path, overrides: Mapping[str, str] | None = None) -> Suite:
+    """Read and validate; InputError with a line per mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path.name}: not TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    for key, value in (overrides or {}).items():
+        _override(content, key, value)
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        lines = dict.fromkeys(_mistake(path.name, text, dict(detail)) for detail in error.errors())
+        raise InputError("\neffbench: ".join(lines)) from error
+
+
+def _override(content: dict[str, Any], key: str, value: str) -> None:
+    parts = list(tomllib.loads(f"{key} = 0")) if not re.fullmatch(r"[\w.\"'-]+", key) else _key_parts(key)
+    for part in parts[:-1]:
+        inner = content.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {key}={value}: {part!r} is not a table")
+        content = inner
+    try:
+        content[parts[-1]] = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        content[parts[-1]] = value  # a bare word is a string
+
+
+def _key_parts(key: str) -> list[str]:
+    """A TOML key's parts: `axes."lora.rank"` → axes, lora.rank. Below axes the rest is one name, quoted or not."""
+    if key.startswith("axes."):
+        return ["axes", key.removeprefix("axes.").strip("\"'")]
+    return [part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.]+", key)]
+
+
+def _mistake(file: str, text: str, detail: dict[str, Any]) -> str:
+    where = [str(part) for part in detail["loc"] if not str(part).startswith("function-")]
+    line = _line_of(text, where)
+    place = f"{file}:{line}" if line else file
+    key = ".".join(where)
+    if detail["type"] == "extra_forbidden":
+        return f"{place}: {unknown('key', key, _siblings(where))}"
+    if detail["type"] == "missing":
+        return f"{place}: {key} is missing"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    given = "" if detail["type"] == "value_error" and not where else f" = {detail['input']!r}"
+    return f"{place}: {key}{given}: {message}" if key else f"{place}: {message}"
+
+
+def _siblings(where: list[str]) -> list[str]:
+    model: Any = Suite
+    for part in where[:-1]:
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = field.annotation if field else Stack if model is not Stack else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            model = Stack if "stacks" in where else Claim
+    prefix = ".".join(where[:-1])
+    return [f"{prefix}.{name}" if prefix else name for name in model.model_fields]
+
+
+def _line_of(text: str, where: list[str]) -> int | None:
+    """The line that the innermost key found in the text stands on."""
+    lines = text.splitlines()
+    start, found = 0, None
+    for part in where:
+        pattern = re.compile(rf"^\s*(\[+\s*(?:[\w\"'-]+\.)*)?[\"']?{re.escape(part)}[\"']?\s*[=\].]")
+        for number in range(start, len(lines)):
+            if pattern.match(lines[number]):
+                start, found = number, number + 1
+                break
+    return found

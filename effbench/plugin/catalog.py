@@ -1,0 +1,122 @@
+"""Names to objects: what every plugin registered, and which plugin it was."""
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from effbench.plugin.errors import InputError, unknown
+from effbench.plugin.launcher import Launcher
+from effbench.plugin.meter import Meter, Metric
+from effbench.plugin.model import ModelSource
+from effbench.plugin.reporter import Reporter
+from effbench.plugin.technique import Technique
+from effbench.plugin.workload import Workload
+
+T = TypeVar("T")
+Source = Literal["bundled", "entry point", "file", "folder"]
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """One plugin, used or broken."""
+
+    name: str
+    source: Source
+    version: str
+    problem: str | None = None
+    """Why it is not used."""
+    imports_torch: bool = False
+    provides: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._found: dict[str, tuple[type[T], str]] = {}
+
+    def add(self, thing: type[T], plugin: str) -> None:
+        """Register; InputError naming both plugins where the name is taken."""
+        name = str(thing.name)  # type: ignore[attr-defined]  # discovery has checked that it has one
+        if name in self._found:
+            raise InputError(f"{self.kind} {name!r} is registered by both {self._found[name][1]} and {plugin}: rename one")
+        self._found[name] = (thing, plugin)
+
+    def get(self, name: str) -> type[T]:
+        """The class; InputError with the nearest names where there is none."""
+        if name not in self._found:
+            raise unknown(self.kind, name, self._found)
+        return self._found[name][0]
+
+    def plugin_of(self, name: str) -> str:
+        """Which plugin registered it."""
+        self.get(name)
+        return self._found[name][1]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._found)
+
+
+class Catalog:
+    """Everything a suite can name."""
+
+    def __init__(self) -> None:
+        self.techniques: Registry[Technique] = Registry("technique")
+        self.models: Registry[ModelSource] = Registry("model")
+        self.workloads: Registry[Workload] = Registry("workload")
+        self.meters: Registry[Meter] = Registry("meter")
+        self.launchers: Registry[Launcher] = Registry("launcher")
+        self.reporters: Registry[Reporter] = Registry("reporter")
+        self.plugins: list[PluginInfo] = []
+
+    def technique(self, name: str, options: Mapping[str, Any]) -> Technique:
+        """A technique with validated options."""
+        technique = self.techniques.get(name)
+        try:
+            return technique(**options)
+        except ValidationError as error:
+            raise InputError(_option_error(technique, error)) from error
+
+    def model(self, reference: str, *, trust_remote_code: bool = False) -> ModelSource:
+        """The source behind `name` or `name:argument`."""
+        name, separator, argument = reference.partition(":")
+        return self.models.get(name)(argument if separator else None, trust_remote_code=trust_remote_code)
+
+    def workload(self, reference: str) -> Workload:
+        """The workload behind `name` or `name:argument`."""
+        name, separator, argument = reference.partition(":")
+        return self.workloads.get(name)(argument if separator else None)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Every meter's metrics by name."""
+        return {metric.name: metric for name in self.meters.names() for metric in self.meters.get(name).metrics}
+
+    def technique_hash(self, name: str) -> str:
+        """Hash of the source a technique is made of: its file, or every .py file of its folder."""
+        module = sys.modules[self.techniques.get(name).__module__]
+        file = Path(inspect.getfile(module))
+        package = getattr(module, "__path__", None) or "." in module.__name__.removeprefix("effbench_plugins.")
+        files = sorted(file.parent.rglob("*.py")) if package else [file]
+        digest = hashlib.sha256()
+        for source in files:
+            digest.update(source.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def _option_error(technique: type[Technique], error: ValidationError) -> str:
+    """The first thing wrong with a technique's options, in one line."""
+    first = error.errors()[0]
+    option = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"technique {technique.name!r}: {unknown('option', option, technique.model_fields)}"
+    if first["type"] == "missing":
+        return f"technique {technique.name!r}: option {option!r} is required"
+    return f"technique {technique.name!r}: option {option} = {first['input']!r}: {first['msg'].lower()}"
