@@ -1,7 +1,7 @@
 """Intervals and tests over rounds. Ratios live on the log scale, where a halving and a doubling are equally far."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,10 @@ class Interval:
     high: float | None
     n: int
 
-    def map(self, function: Callable[[float], float]) -> "Interval":
-        """The interval of an increasing function of the quantity."""
-        low, high = (None if x is None else function(x) for x in (self.low, self.high))
-        return Interval(function(self.estimate), low, high, self.n)
+    def relative_to(self, reference: float) -> "Interval":
+        """The interval of 1 + d / reference, for an interval of a difference d."""
+        low, high = (None if d is None else 1 + d / reference for d in (self.low, self.high))
+        return Interval(1 + self.estimate / reference, low, high, self.n)
 
 
 def ratio_interval(log_ratios: Array, level: float = 0.95) -> Interval:
@@ -107,10 +107,9 @@ class QualityDraws:
         """As `t_test_p`, by the share of draws on the wrong side; never below what the number of draws resolves."""
         if not len(self.draws) or self.rounds < 2:
             return 1.0
-        above = [float(np.mean(self.draws > bound)) for bound in (low_bound, high_bound)]
-        below = [float(np.mean(self.draws < bound)) for bound in (low_bound, high_bound)]
-        wrong = min(above[0], below[1], max(below[0], above[1]))
-        return min(1.0, 2 * max(wrong, 1 / len(self.draws)))
+        above_low, above_high = (float(np.mean(self.draws >= bound)) for bound in (low_bound, high_bound))
+        beyond, short_of, inside = 1 - above_high, above_low, max(1 - above_low, above_high)
+        return min(1.0, 2 * max(min(beyond, short_of, inside), 1 / len(self.draws)))
 
 
 def quality_draws(baseline: Array, other: Array, weights: Array, trained: bool, seed: int = 0) -> QualityDraws:

@@ -15,16 +15,11 @@ if TYPE_CHECKING:
     from effbench.plugin.catalog import Catalog
 
 Row = dict[str, Any]
+KINDS = ("techniques", "models", "workloads", "meters", "launchers", "reporters", "suites", "plugins")
 
 
 def list_(
-    kind: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="KIND",
-            help="techniques, models, workloads, meters, launchers, reporters, suites or plugins; all of them when left out.",
-        ),
-    ] = None,  # noqa: E501 - one string for --help
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help=f"{', '.join(KINDS)}; all of them when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
     plugin: PluginOption = None,
 ) -> None:
@@ -53,7 +48,7 @@ def _print(groups: dict[str, list[Row]]) -> None:
     console = Console()
     for kind, rows in groups.items():
         table = Table(title=kind, title_justify="left", show_edge=False, pad_edge=False)
-        shown = [key for key in (rows[0] if rows else ()) if key not in ("options", "provides", "metrics")]
+        shown = [key for key in (rows[0] if rows else ()) if key not in ("options", "provides", "requires", "plugin", "note")]
         for key in shown:
             table.add_column(key, overflow="fold")
         for row in rows:

@@ -108,6 +108,10 @@ def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> 
     for stack in suite.stacks.values():
         for use in stack.use:
             catalog.technique(use.technique, use.options)
+    _check_option_axes(suite, catalog)
+
+
+def _check_option_axes(suite: Suite, catalog: Catalog) -> None:
     used = {use.technique for stack in suite.stacks.values() for use in stack.use}
     for axis in suite.axes:
         name, dot, option = axis.partition(".")
@@ -131,7 +135,7 @@ def _labelled(labels: dict[str, str], references: Sequence[str], kind: str) -> d
     return labels
 
 
-def _expand(
+def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
     suite: Suite,
     models: dict[str, str],
     facts: dict[str, ModelFacts],

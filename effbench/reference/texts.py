@@ -30,6 +30,8 @@ class Document:
 
     name: str
     text: str
+    prompt: str = ""
+    """What precedes the text and is given, not learnt or scored."""
 
 
 class Splits(NamedTuple):
@@ -113,7 +115,7 @@ def data_hash(documents: Sequence[Document]) -> str:
     """A short hash of names and texts; two records with different hashes were not measured on the same text."""
     digest = hashlib.sha256()
     for document in documents:
-        digest.update(f"{document.name}\0{document.text}\0".encode())
+        digest.update(f"{document.name}\0{document.prompt}\0{document.text}\0".encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,215 @@
+"""Stacks against their baseline: one table per machine, suite, model and workload, which never orders what the data cannot."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from effbench.board.frame import load
+from effbench.board.rows import Row, common_shapes, log_ratios, rows_of
+from effbench.board.stats import holm_intervals
+from effbench.board.table import Table
+from effbench.board.verdict import clearly_better
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BOARD = ["machine", "suite", "model", "workload"]
+_APART = ["methodology", "weights", "device", "world_size", "settings"]
+"""What else numbers must share to stand in one table; named in the title where a board splits by it."""
+
+
+class Ranking(BaseModel):
+    """By which metric rows are ordered."""
+
+    by: str | None = None
+    better: Literal["lower", "higher"] | None = None
+
+
+class QualitySettings(BaseModel):
+    """Which score stands beside cost, and the ratio to the baseline that a ranked row may not pass."""
+
+    metric: str = "bits_per_byte"
+    floor: float | None = None
+    better: Literal["lower", "higher"] = "lower"
+
+
+class Settings(BaseModel):
+    """What of a suite decides how its numbers are compared."""
+
+    baseline: str | None = None
+    delta: float = 0.02
+    ranking: Ranking = Ranking()
+    quality: QualitySettings = QualitySettings()
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """One table, with what a reader must know of it."""
+
+    title: str
+    machine: str
+    suite: str
+    model: str
+    workload: str
+    baseline: str | None
+    rounds: tuple[int, int]
+    """Fewest and most rounds behind a row."""
+    delta: float
+    ranked_by: str | None
+    quality_metric: str
+    notes: list[str]
+    rows: "pd.DataFrame"
+    """One row per stack and value of its option axes; columns as `table.columns()` says."""
+
+
+def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None) -> list[Leaderboard]:
+    """Leaderboards of a results folder, or of a frame that `load` made. `settings` stands for each suite's own."""
+    import pandas as pd
+
+    frame = source if isinstance(source, pd.DataFrame) else load(source)
+    if frame.empty:
+        return []
+    current, older = _current(frame)
+    boards = []
+    for ids, group in current.groupby(_BOARD, sort=True):
+        older_trials = int((older[_BOARD] == pd.Series(ids, index=_BOARD)).all(axis=1).sum())
+        notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
+        apart = [column for column in _APART if group[column].nunique() > 1]
+        for values, part in group.groupby(_APART, sort=True):
+            named = dict(zip(_APART, values, strict=True))
+            details = [f"{column} {named[column]}" if column != "settings" else str(named[column]) for column in apart]
+            boards.append(_board(part, settings, details, notes))
+    return boards
+
+
+def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """The rows of the newest code per cell, and the trials of older code.
+
+    A run writes rounds from 1 upwards over what is there, so the fingerprint at a cell's lowest round is its newest. Copies
+    and git checkouts change a file's time, but not this.
+    """
+    cell = ["machine", "cell_id"]
+    frame = frame.drop_duplicates([*cell, "session", "round", "fingerprint", "metric"])
+    first = ~frame.duplicated([*cell, "session", "round", "fingerprint"])
+    frame = frame.assign(first=first)
+    newest = frame.sort_values(["round", "fingerprint"]).groupby(cell)["fingerprint"].transform("first")
+    is_current = frame["fingerprint"] == newest.reindex(frame.index)
+    return frame[is_current], frame[~is_current & first]
+
+
+def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list[str], notes: list[str]) -> Leaderboard:
+    trial = frame.iloc[0]
+    settings, problems = _settings(frame, given)
+    rows = rows_of(frame)
+    baseline = settings.baseline or next((row.stack for row in rows if row.techniques == "untouched"), None)
+    table = Table(rows, baseline, settings.delta, settings.quality.metric, settings.quality.better)
+    by = settings.ranking.by or _first_measured(rows)
+    unranked = _unranked(table, settings.quality, by)
+    ranks = _ranks(table, by, settings, unranked)
+    ranked = table.frame(ranks, unranked)
+    counts = [len(rounds) for row in rows if (rounds := row.rounds())] or [0]
+    title = f"{trial['suite']}: {trial['model']} on {trial['workload']}" + "".join(f", {detail}" for detail in details)
+    return Leaderboard(
+        title=title,
+        machine=str(trial["machine"]),
+        suite=str(trial["suite"]),
+        model=str(trial["model"]),
+        workload=str(trial["workload"]),
+        baseline=baseline,
+        rounds=(min(counts), max(counts)),
+        delta=settings.delta,
+        ranked_by=by,
+        quality_metric=settings.quality.metric,
+        notes=list(dict.fromkeys([*problems, *_round_notes(counts), *table.notes, *_losses(rows), *notes])),
+        rows=ranked,
+    )
+
+
+def _settings(frame: "pd.DataFrame", given: Mapping[str, Any] | None) -> tuple[Settings, list[str]]:
+    """The suite's settings as they were copied beside its records."""
+    if given is not None:
+        return Settings.model_validate(given), []
+    file = Path(frame["file"].iloc[0]).parent / "suite.json"
+    if not file.exists():
+        return Settings(), ["no suite.json beside the records: baseline, delta and ranking are defaults"]
+    try:
+        return Settings.model_validate(json.loads(file.read_text())), []
+    except (OSError, ValueError, ValidationError) as error:
+        warnings.warn(f"{file}: not a suite's settings, defaults are used ({type(error).__name__})", stacklevel=2)
+        return Settings(), ["suite.json cannot be read: baseline, delta and ranking are defaults"]
+
+
+def _first_measured(rows: Sequence[Row]) -> str | None:
+    known = ("train.tokens_per_s", "infer.prefill_tokens_per_s", "infer.decode_tokens_per_s")
+    return next((metric for metric in known if any(row.shapes(metric) for row in rows)), None)
+
+
+def _unranked(table: Table, quality: QualitySettings, by: str | None) -> dict[str, str]:
+    """Why a row has no rank, by its label."""
+    reasons = {}
+    reference = {row.label: table.quality_ratio(row) for row in table.rows}
+    measured = any(ratio is not None for ratio in reference.values())
+    for row in table.rows:
+        ratio = reference[row.label]
+        if not row.values:
+            reasons[row.label] = ""  # its status says it
+        elif by is None or not row.shapes(by):
+            reasons[row.label] = f"no {by}" if by else "nothing to rank by"
+        elif quality.floor is not None and ratio is None and measured:
+            reasons[row.label] = "no quality measured"
+        elif quality.floor is not None and ratio is not None:
+            worse = ratio if quality.better == "lower" else 1 / ratio
+            if worse > quality.floor:
+                reasons[row.label] = "below quality floor"
+    return reasons
+
+
+def _ranks(table: Table, by: str | None, settings: Settings, unranked: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Rank ranges: 1 + rows clearly better … N - rows clearly worse, all pairs Holm-adjusted together."""
+    rows = [row for row in table.rows if row.label not in unranked]
+    if by is None:
+        return {}
+    shapes = common_shapes(table.rows, by)
+    if not shapes:
+        return {}
+    # A metric's name says its direction: what is counted per second is better when higher.
+    better = settings.ranking.better or ("higher" if "_per_s" in by else "lower")
+    pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
+    logs = [log_ratios(rows[i], rows[j], by, shapes) for i, j in pairs]
+    ahead = Counter[int]()
+    behind = Counter[int]()
+    for (i, j), (_, adjusted) in zip(pairs, holm_intervals(logs, table.bound), strict=True):
+        order = clearly_better(adjusted, settings.delta, better)
+        if order:
+            winner, loser = (i, j) if order > 0 else (j, i)
+            behind[winner] += 1
+            ahead[loser] += 1
+    return {row.label: (1 + ahead[i], len(rows) - behind[i]) for i, row in enumerate(rows)}
+
+
+def _round_notes(counts: Sequence[int]) -> Iterator[str]:
+    if max(counts) == 1:
+        yield "1 round: every verdict on a measured quantity is UNCLEAR; more `--rounds` give intervals"
+
+
+def _losses(rows: Sequence[Row]) -> Iterator[str]:
+    """What did not end well, and what was left out."""
+    for row in rows:
+        lost: dict[tuple[str, str], list[str]] = {}
+        for trials in row.statuses.values():
+            whole = all(status != "ok" for status, _ in trials)
+            bad = [(status, error) for status, error in trials if status != "ok"]
+            for status, error in dict(bad).items() if whole else bad:
+                lost.setdefault((status, "cells" if whole else "trials"), []).append(error)
+        totals = {"cells": len(row.statuses), "trials": sum(map(len, row.statuses.values()))}
+        for (status, kind), errors in lost.items():
+            reason = errors[0].strip().rpartition("\n")[2][:120]
+            yield f"{len(errors)} of {totals[kind]} {kind} of `{row.label}`: {status}" + (f" ({reason})" if reason else "")
+        for phase, reason in row.skipped_phases.items():
+            yield f"`{row.label}`: {phase} skipped" + (f": {reason}" if reason else "")

@@ -1,0 +1,185 @@
+"""One board's trials arranged by row (a stack at one value of its option axes), and what pairs of rows can be compared on."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from effbench.board.stats import Array, QualityDraws, quality_draws
+from effbench.store.store import read_samples
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Shape = tuple[int, int, str]
+"""seq_len, batch_size, dtype: what a cell and its baseline's cell share on one board."""
+
+
+class Trial(NamedTuple):
+    """Which trial a value comes from."""
+
+    session: str
+    round: int
+    shape: Shape
+
+
+@dataclass(eq=False)  # rows are told apart by identity
+class Row:
+    """A stack at one value of its option axes."""
+
+    stack: str
+    options: dict[str, Any]
+    label: str
+    techniques: str
+    values: dict[str, dict[Trial, float]] = field(default_factory=dict)
+    """By metric, of trials that ended well; a failed trial's numbers would be of another, easier cell."""
+    samples: dict[tuple[int, Shape], str] = field(default_factory=dict)
+    statuses: dict[Shape, list[tuple[str, str]]] = field(default_factory=dict)
+    """(status, error) of each trial."""
+    skipped_phases: dict[str, str] = field(default_factory=dict)
+    data: set[str] = field(default_factory=set)
+    """Hashes of the text that quality was measured on."""
+
+    def shapes(self, metric: str) -> set[Shape]:
+        """Where the metric was measured; zeros and negatives have no ratio."""
+        return {trial.shape for trial, value in self.values.get(metric, {}).items() if value > 0}
+
+    def rounds(self) -> set[int]:
+        """Rounds with at least one good trial."""
+        return {trial.round for values in self.values.values() for trial in values}
+
+    def mean(self, metric: str, shapes: Iterable[Shape]) -> float | None:
+        """Geometric mean over shapes of the mean over rounds; None where a shape is missing."""
+        found = [[v for t, v in self.values.get(metric, {}).items() if t.shape == shape and v > 0] for shape in shapes]
+        return math.exp(fmean(fmean(map(math.log, values)) for values in found)) if found and all(found) else None
+
+    def constant(self, metric: str) -> bool:
+        """Whether every round of a shape gave the very same value."""
+        pairs = {(trial.shape, value) for trial, value in self.values.get(metric, {}).items()}
+        return len(pairs) == len({shape for shape, _ in pairs})
+
+    @property
+    def trained(self) -> bool:
+        """Whether there was training, so that rounds differ in quality."""
+        return any(metric.startswith("train.") for metric in self.values)
+
+
+def rows_of(frame: "pd.DataFrame") -> list[Row]:
+    """The rows of one board, in order of their names."""
+    rows: dict[tuple[str, str, str], Row] = {}
+    ambiguous = _ambiguous(frame)
+    for entry in frame.to_dict("records"):
+        stack, options = entry["stack"], entry["options"]
+        variant = entry["variant"] if (stack, options) in ambiguous else ""
+        row = rows.get((stack, options, variant))
+        if row is None:
+            row = rows[stack, options, variant] = _new_row(entry, variant)
+        _add(row, entry)
+    return [rows[key] for key in sorted(rows)]
+
+
+def _ambiguous(frame: "pd.DataFrame") -> set[tuple[str, str]]:
+    """Stacks whose learning rate or options were changed between runs: the variants must not be averaged."""
+    counts = frame.groupby(["stack", "options", "seq_len", "batch_size", "dtype"])["variant"].nunique()
+    return {(key[0], key[1]) for key in counts[counts > 1].index}
+
+
+def _new_row(entry: dict[Any, Any], variant: str) -> Row:
+    options = json.loads(entry["options"])
+    words = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(options.items())]
+    label = " ".join([entry["stack"], *words, *([f"#{variant[:4]}"] if variant else [])])
+    return Row(entry["stack"], options, label, entry["techniques"])
+
+
+def _add(row: Row, entry: dict[Any, Any]) -> None:
+    trial = Trial(entry["session"], entry["round"], (entry["seq_len"], entry["batch_size"], entry["dtype"]))
+    if entry["first"]:
+        row.statuses.setdefault(trial.shape, []).append((entry["status"], _text(entry["error"])))
+    if entry["status"] != "ok":
+        return
+    for phase in ("train", "infer"):
+        if (outcome := _text(entry[f"{phase}_phase"])).startswith("skipped"):
+            row.skipped_phases[phase] = outcome.removeprefix("skipped").lstrip(": ")
+    row.data.add(entry["data"])
+    if sidecar := _text(entry["samples"]):
+        row.samples[trial.round, trial.shape] = sidecar
+    if metric := _text(entry["metric"]):
+        row.values.setdefault(metric, {})[trial] = float(entry["value"])
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""  # pandas' missing values are None or NaN
+
+
+def common_shapes(rows: Sequence[Row], metric: str) -> set[Shape]:
+    """Shapes that every row which has the metric at all has completed."""
+    found = [shapes for row in rows if (shapes := row.shapes(metric))]
+    return set.intersection(*found) if found else set()
+
+
+def log_ratios(row: Row, other: Row, metric: str, shapes: set[Shape]) -> Array:
+    """log(row / other) for each round in which both completed all shapes: paired within a session, averaged over shapes."""
+    mine, theirs = row.values.get(metric, {}), other.values.get(metric, {})
+    rounds: dict[int, dict[Shape, list[float]]] = {}
+    for trial in mine.keys() & theirs.keys():
+        if trial.shape in shapes and mine[trial] > 0 and theirs[trial] > 0:
+            found = rounds.setdefault(trial.round, {}).setdefault(trial.shape, [])
+            found.append(math.log(mine[trial] / theirs[trial]))
+    complete = [rounds[number] for number in sorted(rounds) if rounds[number].keys() == shapes]
+    return np.array([fmean(fmean(logs) for logs in by_shape.values()) for by_shape in complete])
+
+
+def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -> QualityDraws | None:
+    """The difference (row - baseline) in a quality score over the rounds both have; drawn where per-sample scores are."""
+    metric = f"quality.{name}"
+    mine, theirs = (_by_round(r.values.get(metric, {}), shapes) for r in (row, baseline))
+    rounds = sorted(mine.keys() & theirs.keys())
+    if not rounds:
+        return None
+    pairs = [[_per_sample(r, name, number, shapes) for number in rounds] for r in (row, baseline)]
+    scores = [scores for of_row in pairs for scores in of_row if scores is not None]
+    if len(scores) < 2 * len(rounds) or any(s[0] != scores[0][0] for s in scores):  # missing, or of other documents
+        estimate = fmean(mine[number] - theirs[number] for number in rounds)
+        return QualityDraws(estimate, np.empty(0), len(rounds))
+    values = np.stack([s[1] for s in scores])
+    trained = row.trained or baseline.trained
+    return quality_draws(values[len(rounds) :], values[: len(rounds)], scores[0][2], trained)
+
+
+def _by_round(values: dict[Trial, float], shapes: set[Shape]) -> dict[int, float]:
+    found: dict[int, dict[Shape, float]] = {}
+    for trial, value in values.items():
+        if trial.shape in shapes:
+            found.setdefault(trial.round, {})[trial.shape] = value
+    return {number: fmean(by_shape.values()) for number, by_shape in found.items() if by_shape.keys() == shapes}
+
+
+Scores = tuple[tuple[str, ...], Array, Array]
+"""Names, scores and weights of samples."""
+
+
+def _per_sample(row: Row, name: str, number: int, shapes: set[Shape]) -> Scores | None:
+    """Scores by document, averaged over shapes: the documents are the same whatever the shape of training was."""
+    found = [_read_scores(row.samples.get((number, shape), ""), name) for shape in sorted(shapes)]
+    good = [scores for scores in found if scores is not None]
+    if not good or len(good) < len(found) or any(scores[0] != good[0][0] for scores in good):
+        return None
+    return good[0][0], np.mean([scores[1] for scores in good], axis=0), good[0][2]
+
+
+@lru_cache(maxsize=4096)
+def _read_scores(file: str, name: str) -> Scores | None:
+    """A sidecar's scores, None where it is missing or not of this form: the board then has no interval, but it has a board."""
+    try:
+        quality = read_samples(Path(file))["quality"]
+        names = tuple(map(str, quality["names"]))
+        scores, weights = (np.asarray(x, dtype=float) for x in (quality["per_sample"][name], quality["weights"]))
+    except Exception:  # noqa: BLE001 - zstd, JSON and every shape of wrong content, from files that anyone may have written
+        return None
+    return (names, scores, weights) if scores.shape == weights.shape == (len(names),) and weights.sum() > 0 else None

@@ -1,0 +1,143 @@
+"""Models in a folder as transformers saves them: config.json beside safetensors."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.plugin.cell import ModelFacts
+from effbench.plugin.errors import InputError
+from effbench.plugin.model import LoadRequest, ModelSource, Tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ENCODERS = frozenset({"bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"})
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """A byte is a token; the byte 0, which no text contains, opens a document."""
+
+    start: int = 0
+
+    def encode(self, text: str) -> list[int]:
+        """The text's UTF-8 bytes."""
+        return list(text.encode())
+
+
+class DirectorySource(ModelSource):
+    """A folder with config.json and safetensors; pickled weights are never loaded."""
+
+    def directory(self) -> Path:
+        """The folder; InputError where there is none."""
+        raise NotImplementedError
+
+    def facts(self) -> ModelFacts:
+        """Read from the folder's config.json."""
+        return read_facts(self.directory() / "config.json", self.label)
+
+    def weights_hash(self) -> str:
+        """Hash of all safetensors files."""
+        digest = hashlib.sha256()
+        for file in self._weights():
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    def load(self, request: LoadRequest, seed: int) -> "nn.Module":
+        """Load with transformers, from this folder alone."""
+        from transformers import AutoModel, AutoModelForCausalLM
+
+        self._weights()
+        auto = AutoModelForCausalLM if self.facts().causal else AutoModel
+        model: nn.Module = auto.from_pretrained(
+            self.directory(), local_files_only=True, use_safetensors=True, **self._keywords(request)
+        )
+        return model.eval()
+
+    def tokenizer(self) -> Tokenizer:
+        """The folder's own tokenizer, or bytes where it has none and 256 ids are enough."""
+        folder = self.directory()
+        if any((folder / name).exists() for name in _TOKENIZER_FILES):
+            return _load_tokenizer(folder, trust_remote_code=self.trust_remote_code)
+        return byte_tokenizer(self.facts(), self.label)
+
+    def _weights(self) -> list[Path]:
+        folder = self.directory()
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise InputError(
+                f"{self.label}: no .safetensors file in the folder; other weight formats are not loaded, they can run code"
+            )
+        return files
+
+    def _keywords(self, request: LoadRequest) -> dict[str, Any]:
+        import torch
+
+        keywords: dict[str, Any] = {"dtype": getattr(torch, request.dtype), "attn_implementation": request.attention}
+        if request.quantization_config is not None:
+            keywords["quantization_config"] = request.quantization_config
+        return keywords | {"trust_remote_code": self.trust_remote_code} | request.options
+
+
+def byte_tokenizer(facts: ModelFacts, label: str) -> Tokenizer:
+    """Bytes as tokens; InputError where the vocabulary is too small."""
+    if facts.vocab < 256:
+        raise InputError(f"{label}: no tokenizer files, and a vocabulary of {facts.vocab} is too small for bytes (256)")
+    return ByteTokenizer()
+
+
+def read_facts(file: Path, label: str) -> ModelFacts:
+    """A model's shape from its config.json, under the names that different families give it."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{label}: no {file.name} there; a model is a folder with config.json and .safetensors files"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{label}: {file.name} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{label}: {file.name} holds no object")
+
+    def first(*names: str, default: int | None = None) -> int:
+        for name in names:
+            if isinstance(config.get(name), int):
+                return int(config[name])
+        if default is None:
+            raise InputError(f"{label}: {file.name} has none of {', '.join(names)}")
+        return default
+
+    hidden = first("hidden_size", "n_embd", "d_model")
+    heads = first("num_attention_heads", "n_head", "num_heads")
+    return ModelFacts(
+        model_type=str(config.get("model_type", "")),
+        causal=config.get("model_type") not in _ENCODERS,
+        layers=first("num_hidden_layers", "n_layer", "num_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=first("num_key_value_heads", default=heads),
+        intermediate=first("intermediate_size", "n_inner", "d_ff", default=4 * hidden),
+        vocab=first("vocab_size"),
+        context=first("max_position_embeddings", "n_positions", "n_ctx", default=2**31 - 1),
+    )
+
+
+@dataclass(frozen=True)
+class _LibraryTokenizer:
+    inner: Any
+    start: int
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.inner.encode(text, add_special_tokens=False))
+
+
+def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    inner = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    candidates = (inner.bos_token_id, inner.cls_token_id, inner.eos_token_id)
+    return _LibraryTokenizer(inner, next((token for token in candidates if token is not None), 0))
