@@ -1,5 +1,6 @@
 """The standard meters: time, throughput, memory, parameters, size."""
 
+import ctypes
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -107,8 +108,20 @@ class Size(Meter):
 
 
 def _model_bytes(model: Any) -> int:
-    tensors = {t.data_ptr(): t for t in [*model.parameters(), *model.buffers()]}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    """Bytes of every tensor of the model, shared ones once; quantized layers keep theirs in packed parameters."""
+    tensors: dict[int, int] = {}
+
+    def add(value: Any) -> None:
+        if isinstance(value, tuple):
+            for part in value:
+                add(part)
+        elif hasattr(value, "element_size"):
+            where = id(value) if value.is_quantized else value.data_ptr()
+            tensors[where] = value.numel() * value.element_size()
+
+    for value in [*model.state_dict(keep_vars=True).values(), *model.buffers()]:
+        add(value)
+    return sum(tensors.values())
 
 
 def _cuda_peak(model_bytes: int) -> "Callable[[], int | None]":
@@ -122,9 +135,16 @@ def _resident_peak(model_bytes: int) -> "Callable[[], int | None]":
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return lambda: None
+    _release_free_memory()  # or a peak would hide in what earlier phases freed and the allocator kept
     reset.write_text("5")
     start = _status_bytes("VmRSS")
     return lambda: _status_bytes("VmHWM") - start + model_bytes
+
+
+def _release_free_memory() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
 
 
 def _status_bytes(key: str) -> int:

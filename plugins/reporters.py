@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]
 MISSING = "–"
+_BASELINE = "1× (baseline)"
 
 
 class Column(NamedTuple):
@@ -24,11 +25,11 @@ class Column(NamedTuple):
 
 
 def _speed(title: str, key: str) -> Column:
-    return Column(title, lambda entry: _ratio(entry, key))
+    return Column(title, lambda entry: _ratio(entry, key, " "))
 
 
 def _size(title: str, key: str, human: Callable[[float], str]) -> Column:
-    return Column(title, lambda entry: _join(_number(entry[key], human), _ratio(entry, key)))
+    return Column(title, lambda entry: _join(" ", _number(entry[key], human), _ratio(entry, key, "\n")))
 
 
 _ROW = [Column("rank", lambda e: _plain(e["rank"])), Column("stack", lambda e: _plain(e["stack"]))]
@@ -50,8 +51,7 @@ def _tables(board: "Leaderboard") -> list[tuple[list[str], list[list[str]]]]:
         _size("trainable", "trainable", _count),
         _size("checkpoint", "checkpoint", _bytes),
         _size("delta", "delta", _bytes),
-        Column(_clean(board.quality_metric), lambda e: _number(e["quality"], lambda x: f"{x:.3f}")),
-        Column("difference", _difference),
+        Column(_clean(board.quality_metric), _quality),
     ]
     entries = [{str(key): value for key, value in entry.items()} for entry in board.rows.to_dict("records")]
     tables = []
@@ -67,16 +67,20 @@ def _heading(board: "Leaderboard") -> list[str]:
     lines = [
         board.title,
         f"machine {board.machine} · suite {board.suite} · model {board.model} · workload {board.workload} · rounds {rounds}",
-        f"baseline {board.baseline or MISSING} · ranked by {board.ranked_by or MISSING} · δ = {board.delta:.0%}",
+        f"baseline {board.baseline or MISSING} · ranked by {board.ranked_by or MISSING} · δ = {_percent(board)}",
     ]
     return [_clean(line) for line in lines]
+
+
+def _percent(board: "Leaderboard") -> str:
+    return f"{100 * board.delta:g} %"
 
 
 def _legend(board: "Leaderboard") -> str:
     return (
         "Ratios to the baseline, 95 % intervals over rounds. Speed: above 1× is better; memory, parameters, bytes: below 1× "
         f"is better. FASTER, SLOWER, SMALLER, LARGER, BETTER, WORSE: the Holm-adjusted interval lies wholly beyond "
-        f"{board.delta:.0%}; SAME: wholly within; UNCLEAR: the data cannot tell. Rank: from 1 + the rows clearly better to "
+        f"{_percent(board)}; SAME: wholly within; UNCLEAR: the data cannot tell. Rank: from 1 + the rows clearly better to "
         f"N - the rows clearly worse. {MISSING}: not measured."
     )
 
@@ -101,12 +105,11 @@ class TableReporter(Reporter):
             for line in _heading(board):
                 console.print(Text(line))
             for titles, cells in _tables(board):
-                table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+                table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
                 for title in titles:
                     table.add_column(Text(title), overflow="fold")
                 for row in cells:
-                    # The verdict goes under its figures: three measured ratios side by side would pass 120 columns.
-                    table.add_row(*(Text(cell.replace("] ", "]\n")) for cell in row))
+                    table.add_row(*map(Text, row))
                 console.print(table)
             for note in board.notes:
                 console.print(Text(f"note: {_clean(note)}"))
@@ -186,31 +189,36 @@ def _number(value: Any, human: Callable[[float], str]) -> str:
     return MISSING if _missing(value) else human(value)
 
 
-def _ratio(entry: Entry, key: str) -> str:
+def _ratio(entry: Entry, key: str, gap: str) -> str:
     """`1.23× [1.18, 1.29] FASTER`."""
     if entry[f"{key}_verdict"] == "baseline":
-        return "1× (baseline)"
-    ratio = _number(entry[f"{key}_ratio"], lambda x: f"{_three(x)}×")
-    return _with_interval(ratio, entry, key, _three)
+        return _BASELINE
+    return _with_interval(_number(entry[f"{key}_ratio"], lambda x: f"{_three(x)}×"), entry, key, _three, gap)
 
 
-def _difference(entry: Entry) -> str:
-    if entry["quality_verdict"] == "baseline":
-        return "baseline"
-    return _with_interval(_number(entry["quality_difference"], lambda x: f"{x:+.3f}"), entry, "quality", lambda x: f"{x:+.3f}")
+def _quality(entry: Entry) -> str:
+    score = _number(entry["quality"], lambda x: f"{x:.3f}")
+    difference = _number(entry["quality_difference"], _signed)
+    if entry["quality_verdict"] == "baseline" or difference == MISSING:
+        return score
+    return _with_interval(f"{score} ({difference})", entry, "quality", _signed, "\n")
 
 
-def _with_interval(estimate: str, entry: Entry, key: str, human: Callable[[float], str]) -> str:
+def _with_interval(estimate: str, entry: Entry, key: str, human: Callable[[float], str], gap: str) -> str:
+    """Line breaks are where a narrow table breaks; elsewhere they become spaces."""
     if estimate == MISSING:
         return MISSING
     low, high, word = (entry[f"{key}_{part}"] for part in ("low", "high", "verdict"))
     interval = "" if _missing(low) or _missing(high) else f"[{human(low)}, {human(high)}]"
-    return _join(estimate, interval, _plain(word))
+    return _join("\n", _join(gap, estimate, interval), _plain(word))
 
 
-def _join(*parts: str) -> str:
-    shown = [part for part in parts if part not in ("", MISSING, "1× (baseline)")]
-    return " ".join(shown) or parts[-1]
+def _join(gap: str, *parts: str) -> str:
+    return gap.join(part for part in parts if part not in ("", MISSING)) or MISSING
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}"
 
 
 def _three(value: float) -> str:
@@ -246,7 +254,7 @@ def _markdown(text: str) -> str:
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell if cell == "---" else _markdown(cell) for cell in cells) + " |"
+    return "| " + " | ".join(cell if cell == "---" else _markdown(cell.replace("\n", " ")) for cell in cells) + " |"
 
 
 @hookimpl

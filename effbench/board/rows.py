@@ -57,7 +57,11 @@ class Row:
     def mean(self, metric: str, shapes: Iterable[Shape]) -> float | None:
         """Geometric mean over shapes of the mean over rounds; None where a shape is missing."""
         found = [[v for t, v in self.values.get(metric, {}).items() if t.shape == shape and v > 0] for shape in shapes]
-        return math.exp(fmean(fmean(map(math.log, values)) for values in found)) if found and all(found) else None
+        if not found or not all(found):
+            return None
+        different = {value for values in found for value in values}
+        # A count stays the integer it is: exp(log(x)) would not.
+        return different.pop() if len(different) == 1 else math.exp(fmean(fmean(map(math.log, values)) for values in found))
 
     def constant(self, metric: str) -> bool:
         """Whether every round of a shape gave the very same value."""

@@ -167,10 +167,12 @@ class Table:
     def _note_common(self, metric: str, shapes: set[Shape]) -> None:
         """Say where the compared cells are fewer than those that some row completed."""
         everywhere = set[Shape]().union(*(row.shapes(metric) for row in self.rows))
-        if shapes < everywhere:
-            phase = metric.partition(".")[0]
-            counted = f"{len(shapes)} of {len(everywhere)}" if shapes else "none"
-            self.notes.append(f"{phase}: compared on the cells that all stacks completed, {counted}")
+        phase = metric.partition(".")[0]
+        if shapes < everywhere and phase in ("train", "infer"):
+            counted = (
+                f"compared on {len(shapes)} of {len(everywhere)} cells, those" if shapes else "nothing compared, no cell is one"
+            )
+            self.notes.append(f"{phase}: {counted} that all stacks completed")
 
 
 def _base_of(row: Row, bases: Sequence[Row]) -> Row | None:

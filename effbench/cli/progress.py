@@ -79,5 +79,4 @@ def describe(cell: Cell) -> str:
 
 def outcome(record: Record) -> str:
     """How a trial ended, in one line."""
-    last = (record.error or "").strip().rpartition("\n")[2][:160]
-    return f"{record.status} in {record.wall_s:.1f} s" + (f": {last}" if last else "")
+    return f"{record.status} in {record.wall_s:.1f} s" + (f": {record.headline}" if record.error else "")

@@ -62,13 +62,8 @@ def run(
     if bad:
         typer.echo(f"{len(bad)} trials did not end well; `--retry-failed` tries them again:", err=True)
         for record in bad[:10]:
-            typer.echo(f"  {record.cell_id} round {record.round}: {record.status}: {last_line(record)}", err=True)
+            typer.echo(f"  {record.cell_id} round {record.round}: {record.status}: {record.headline}", err=True)
         raise typer.Exit(1)
-
-
-def last_line(record: "Record") -> str:
-    """The last line of a record's error, which for a traceback is the exception."""
-    return (record.error or "").strip().rpartition("\n")[2][:200]
 
 
 def _failures(records: "list[Record]", planned: set[str]) -> "list[Record]":

@@ -129,6 +129,7 @@ class Run:
             "phase_skips": self.plan.phase_skips.get(cell.id, {}),
             "memory_bytes": None if memory is None else int(memory * 2**30),
         }
+        worker.start()  # not a part of any trial's time
         started = time.monotonic()
         answer = worker.run(request, suite.limits.timeout_s, listener.phase)
         found, samples = _findings(answer, suite.limits.timeout_s)

@@ -45,7 +45,7 @@ class Worker:
 
     def run(self, request: dict[str, Any], timeout_s: float, on_phase: Callable[[str], None]) -> Answer:
         """Run one trial and wait for its end, blocking; over `timeout_s` it is killed. The worker stays warm."""
-        connection = self._connected()
+        connection = self.start()
         answer = Answer()
         deadline = time.monotonic() + timeout_s
         try:
@@ -84,7 +84,8 @@ class Worker:
                 self._process.wait()
             self._process = None
 
-    def _connected(self) -> Connection:
+    def start(self) -> Connection:
+        """Start the process unless it runs, and wait until it is warm."""
         if self._connection is None:
             key = secrets.token_bytes(32)
             with Listener(("127.0.0.1", 0), authkey=key) as listener:

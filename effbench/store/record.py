@@ -70,6 +70,12 @@ class Record(_Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
+    @property
+    def headline(self) -> str:
+        """The error in one line: of a traceback the exception, otherwise the reason before what was printed."""
+        lines = (self.error or "").strip().splitlines() or [""]
+        return (lines[-1] if lines[0].startswith("Traceback") else lines[0])[:200]
+
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a record's file."""

@@ -50,7 +50,7 @@ class Store:
             record = record.model_copy(update={"samples": f"{stem}.samples.zst"})
             packed = zstandard.compress(json.dumps(_thinned(samples)).encode(), 19)
             write_atomic(self.folder / f"{stem}.samples.zst", packed)
-        write_atomic(self.folder / f"{stem}.json", record.model_dump_json(exclude_defaults=False).encode() + b"\n")
+        write_atomic(self.folder / f"{stem}.json", record.model_dump_json(exclude_none=True).encode() + b"\n")
         return record
 
     def read(self) -> ReadResult:
