@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -76,7 +76,8 @@ def _convert(model: "nn.Module", ctx: Context) -> "nn.Module":
     import torch
     from torch import nn
 
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    getter: Any = getattr(model, "get_output_embeddings", lambda: None)
+    head = getter()
     layers = {name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head}
     if ctx.device.type == "cuda":
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_

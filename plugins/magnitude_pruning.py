@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,8 @@ class MagnitudePruning(Technique):
         """Put the zeros back after every update."""
         if self.at == "infer":
             return step
-        trained = [(layer.weight, layer.weight == 0) for _, layer in _layers(step.model) if layer.weight.requires_grad]
+        weights = [layer.weight for _, layer in _layers(step.model)]
+        trained = [(weight, weight == 0) for weight in weights if weight.requires_grad]
         update = step.update
 
         def update_and_mask(current: TrainStep) -> None:
@@ -70,7 +71,7 @@ class MagnitudePruning(Technique):
         return model
 
 
-def _layers(model: "nn.Module") -> "Iterator[tuple[str, nn.Module]]":
+def _layers(model: "nn.Module") -> "Iterator[tuple[str, Any]]":
     """Linear layers (and GPT-2's Conv1D) by name, without adapters beside them and without the head."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D

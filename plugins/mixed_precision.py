@@ -60,8 +60,12 @@ class MixedPrecision(Technique):
 
             return run
 
-        parts = {name: autocast(getattr(inference, name)) for name in ("logits", "prefill", "decode")}
-        return replace(inference, **parts)
+        return replace(
+            inference,
+            logits=autocast(inference.logits),
+            prefill=autocast(inference.prefill),
+            decode=autocast(inference.decode),
+        )
 
 
 def _scaled(step: TrainStep, scaler: Any) -> TrainStep:

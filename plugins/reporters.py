@@ -29,7 +29,11 @@ def _speed(title: str, key: str) -> Column:
 
 
 def _size(title: str, key: str, human: Callable[[float], str]) -> Column:
-    return Column(title, lambda entry: _join(" ", _number(entry[key], human), _ratio(entry, key, "\n")))
+    def show(entry: Entry) -> str:
+        ratio = _ratio(entry, key, "\n")
+        return _join(" ", _number(entry[key], human), "" if ratio == _BASELINE else ratio)
+
+    return Column(title, show)
 
 
 _ROW = [Column("rank", lambda e: _plain(e["rank"])), Column("stack", lambda e: _plain(e["stack"]))]

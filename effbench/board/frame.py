@@ -62,7 +62,7 @@ def _trial(file: Path, record: Record) -> dict[str, Any]:
         "variant": _hash([cell.techniques, cell.lr]),
         "settings": _settings(cell),
         "status": record.status,
-        "error": record.error,
+        "error": record.headline,
         "train_phase": record.phases.get("train"),
         "infer_phase": record.phases.get("infer"),
         "fingerprint": _hash(fingerprint.model_dump(mode="json")),

@@ -89,7 +89,7 @@ class Worker:
         if self._connection is None:
             key = secrets.token_bytes(32)
             with Listener(("127.0.0.1", 0), authkey=key) as listener:
-                host, port = listener.address  # type: ignore[misc]  # an AF_INET address is a pair
+                host, port = listener.address
                 environment = {"EFFBENCH_ADDRESS": f"{host}:{port}", "EFFBENCH_KEY": key.hex()}
                 self._process = self._launcher.start(self._world_size, environment, self._log)
                 self._connection = self._accept(listener)

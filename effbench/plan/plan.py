@@ -199,7 +199,7 @@ def _reason_to_skip(cell: Cell, techniques: Sequence[Technique], validator: _Val
 
 
 def _phase_reasons(cell: Cell, techniques: Sequence[Technique], workload_phases: Sequence[str]) -> dict[str, str]:
-    reasons = {}
+    reasons: dict[str, str] = {}
     for phase in PHASES:
         if phase not in cell.phases:
             reasons[phase] = "the suite does not ask for it"

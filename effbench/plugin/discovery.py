@@ -17,7 +17,6 @@ from typing import Any
 
 import pluggy
 
-import effbench
 from effbench import hookspecs
 from effbench.plugin.catalog import Catalog, PluginInfo, Registry, Source
 from effbench.plugin.errors import unknown
@@ -120,11 +119,9 @@ def _cause(error: BaseException) -> str:
 
 
 def _bundled() -> Iterator[_Found]:
-    import effbench_plugins
-
-    for module in pkgutil.iter_modules(effbench_plugins.__path__):
-        name = f"effbench_plugins.{module.name}"
-        yield _Found(module.name, "bundled", f"effbench {effbench.__version__}", _importer(name))
+    version = f"effbench {metadata.version('effbench')}"
+    for module in pkgutil.iter_modules(importlib.import_module("effbench_plugins").__path__):
+        yield _Found(module.name, "bundled", version, _importer(f"effbench_plugins.{module.name}"))
 
 
 def _importer(name: str) -> Callable[[], ModuleType]:

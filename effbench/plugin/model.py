@@ -24,8 +24,10 @@ class LoadRequest:
 class Tokenizer(Protocol):
     """Text to token ids."""
 
-    start: int
-    """The id that opens a document."""
+    @property
+    def start(self) -> int:
+        """The id that opens a document."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without special tokens."""

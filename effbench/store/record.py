@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from effbench.plugin.cell import Cell
 from effbench.plugin.meter import Summary
 
-SCHEMA_VERSION = 1
 METHODOLOGY = "1"
 """Changes when numbers of before and after must not be compared."""
 
@@ -42,7 +41,7 @@ class Fingerprint(_Strict):
 class Record(_Strict):
     """One trial: one cell in one round."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     cell_id: str
     cell: Cell
     round: int

@@ -105,15 +105,19 @@ def _json_files(folder: Path) -> Iterator[Path]:
     return (f for f in folder.rglob("*.json") if f.name not in _NOT_RECORDS and not f.name.startswith("."))
 
 
-def _thinned(samples: dict[str, Any]) -> dict[str, Any]:
-    def thin(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: thin(inner) for key, inner in value.items()}
-        if isinstance(value, list) and value and isinstance(value[0], float):
-            return [float(f"{x:.6g}") for x in value[:: -(-len(value) // KEPT_SAMPLES)]]
-        return value
+def _thinned(content: dict[str, Any]) -> dict[str, Any]:
+    """Durations thinned to at most KEPT_SAMPLES each; per-sample scores are all kept, for they are paired by document."""
 
-    return {key: thin(value) for key, value in samples.items()}
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: rounded(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [rounded(inner) for inner in value]
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    durations = {name: v[:: -(-len(v) // KEPT_SAMPLES) or 1] for name, v in content.get("samples", {}).items()}
+    whole: dict[str, Any] = rounded(content | {"samples": durations})
+    return whole
 
 
 def _pretty(model: BaseModel) -> bytes:

@@ -37,7 +37,7 @@ class Checkpoints:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """The state dict's tensors, shared ones once: safetensors refuses two names for one storage."""
-    seen: set[tuple[int, int, torch.Size]] = set()
+    seen: set[tuple[object, ...]] = set()
     kept = {}
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor) and not value.is_quantized:

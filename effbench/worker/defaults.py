@@ -36,7 +36,7 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def _forward_backward(step: TrainStep, batch: Batch) -> Tensor:
     loss = step.loss(step.model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's annotation is missing
+    loss.backward()
     return loss.detach()
 
 

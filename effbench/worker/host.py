@@ -100,7 +100,8 @@ class Host:
     def _watch(self, child: int, receiver: Connection, memory_bytes: int | None) -> dict[str, Any]:
         """Forward the child's messages until it ends; end it on request, at end-of-file, or over its memory limit."""
         process = os.pidfd_open(child)
-        oom_kills, reason, open_ends = _kernel_oom_kills(), None, [receiver, self._connection, process]
+        oom_kills, reason = _kernel_oom_kills(), None
+        open_ends: list[Any] = [receiver, self._connection, process]
         try:
             while True:
                 ready = wait(open_ends, timeout=_MEMORY_POLL_S if memory_bytes else None)

@@ -70,7 +70,9 @@ def tiny_model(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**{k: v for k, v in TINY.items() if k not in ("model_type", "architectures")})).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(**{k: v for k, v in TINY.items() if k not in ("model_type", "architectures")})
+    ).save_pretrained(folder)
     return folder
 
 

@@ -1,0 +1,93 @@
+import csv
+import io
+import json
+import math
+
+import pytest
+from effbench_plugins.reporters import CsvReporter, JsonReporter, MarkdownReporter, TableReporter
+
+from effbench.board.leaderboard import build
+from effbench.board.table import columns
+from tests.board.test_leaderboard import SETTINGS, board_of, trials
+from tests.records import make_cell, make_record
+
+HOSTILE = "[red]x[/red] | `a` <b> :smile: \x1b[31m\n# y"
+
+
+@pytest.fixture
+def boards():
+    hostile = make_cell(HOSTILE, techniques=(("odd|name", {}),))
+    lost = make_record(cell=hostile, status="failed", error=f"Error: {HOSTILE}", metrics={}, quality=None)
+    return [board_of([*trials(), lost])]
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_table_states_what_it_shows(boards):
+    text = TableReporter().render(boards)
+    head = text[:400]
+    assert all(word in head for word in ("machine machine", "suite s", "tiny-llama", "docs", "rounds 3"))
+    assert "2.00× [" in text
+    assert "FASTER" in text
+    assert "is better" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.usefixtures("narrow")
+def test_table_shows_hostile_names_as_they_are(boards):
+    text = TableReporter().render(boards)
+    assert "[red]" in text
+    assert ":smile:" in text.replace("\n", "")
+    assert "\x1b" not in text
+
+
+@pytest.mark.usefixtures("narrow")
+def test_missing_is_a_dash_never_zero(boards):
+    lines = [line for line in TableReporter().render(boards).splitlines() if "0/1" in line]
+    assert lines
+    assert "–" in lines[0]
+    assert " 0 " not in lines[0]
+    assert "nan" not in TableReporter().render(boards).lower()
+
+
+def test_markdown_escapes(boards):
+    text = MarkdownReporter().render(boards)
+    assert "<b>" not in text
+    assert "\x1b" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    bars = {line.replace("\\|", "").count("|") for line in rows[:6]}
+    assert len(bars) == 1
+    assert "\n# y" not in text
+
+
+def test_csv_has_all_columns_and_empty_fields(boards):
+    rows = list(csv.DictReader(io.StringIO(CsvReporter().render(boards))))
+    assert set(columns()) | {"machine", "suite", "model", "workload"} <= rows[0].keys()
+    assert len(rows) == 4
+    fast = next(row for row in rows if row["stack"] == "fast")
+    assert float(fast["train_speed_low"]) < 2.05
+    lost = next(row for row in rows if row["stack"] == HOSTILE)
+    assert lost["train_speed"] == ""
+
+
+def test_json_parses_and_missing_is_null(boards):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(JsonReporter().render(boards), parse_constant=refuse)
+    lost = next(row for row in found[0]["rows"] if row["stack"] == HOSTILE)
+    assert lost["train_speed_ratio"] is None
+    assert lost["rank"] is None
+    assert math.isclose(next(row for row in found[0]["rows"] if row["stack"] == "fast")["train_speed_ratio"], 2, rel_tol=0.02)
+
+
+def test_no_boards_render(tmp_path):
+    boards = build(tmp_path, SETTINGS)
+    assert json.loads(JsonReporter().render(boards)) == []
+    assert CsvReporter().render(boards).startswith("machine,")
+    assert TableReporter().render(boards) == ""
+    assert MarkdownReporter().render(boards)
