@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from effbench.plugin import Context
+from effbench.plugin.discovery import discover
+from effbench.worker import defaults
+from tests.records import make_cell
+
+CATALOG = discover()
+
+
+def llama():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=256,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+        )
+    ).eval()
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=4, n_positions=128)).eval()
+
+
+BASES = {"llama": llama, "gpt2": gpt2}
+
+
+class Harness:
+    """load → apply → train → infer by hand, as the trial does it."""
+
+    def __init__(self, base, techniques, steps=2, lr=1e-2):
+        self.techniques = techniques
+        self.cell = make_cell(steps=steps, lr=lr)
+        self.context = Context(
+            cell=self.cell, device=torch.device("cpu"), rank=0, world_size=1, seed=0, base_model=base, calibration=lambda n: []
+        )
+        self.model: nn.Module = base()
+        torch.manual_seed(1)
+        for technique in techniques:
+            self.model = technique.apply(self.model, self.context)
+
+    def train(self, steps=2):
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        step = defaults.train_step(self.model, trainable, self.cell)
+        for technique in self.techniques:
+            step = technique.train(step, self.context)
+        torch.manual_seed(2)
+        self.model.train()
+        losses = []
+        for _ in range(steps):
+            ids = torch.randint(0, 256, (2, 16))
+            losses.append(float(step.run({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})))
+        self.model.eval()
+        return losses
+
+    def infer(self):
+        inference = defaults.inference(self.model)
+        for technique in self.techniques:
+            inference = technique.infer(inference, self.context)
+        return inference
+
+
+def logits_of(inference, ids):
+    with torch.no_grad():
+        return inference.logits(inference, ids, torch.ones_like(ids)).float()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
