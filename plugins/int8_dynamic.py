@@ -17,8 +17,8 @@ class Int8Dynamic(Technique):
     """Linear layers in int8, activations scaled anew in every call (Dettmers et al. 2022, arXiv 2208.07339, without outliers).
 
     On a CPU PyTorch's own `quantize_dynamic` (oneDNN kernels), the fastest that was measured; on CUDA torchao. Weights shrink
-    to a quarter; embeddings and the head stay. It does not help where layers are so small that quantizing activations costs more
-    than the product saves, and nothing can be trained through it.
+    to a quarter; embeddings and the head stay. It does not help where layers are so small that quantizing activations costs
+    more than the product saves, and nothing can be trained through it.
     """
 
     name: ClassVar = "int8_dynamic"

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import InputError, LoadRequest, ModelFacts, ModelSource, hookimpl
 from effbench.plugin.model import Tokenizer
-from effbench.plugin.transformers_source import DirectorySource, byte_tokenizer, read_facts
+from effbench.plugin.transformers_source import DirectorySource, byte_tokenizer, read_facts, seeded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,23 +51,57 @@ class Hub(DirectorySource):
     """`hf:ORG/NAME` or `hf:ORG/NAME@REVISION`: a model of the Hugging Face Hub, downloaded once."""
 
     name: ClassVar = "hf"
-    _patterns: ClassVar = ["*.safetensors", "*.json", "tokenizer.model", "*.txt"]
+
+    def facts(self) -> ModelFacts:
+        """Only config.json is downloaded for them."""
+        return read_facts(self._config, self.label)
+
+    def weights_hash(self) -> str:
+        """Hash of the commit. The weights are downloaded here, before any trial whose time a download would spoil."""
+        self._weights()
+        return hashlib.sha256(f"{self._repository}@{self._commit}".encode()).hexdigest()[:16]
 
     def directory(self) -> Path:
         """The local snapshot, downloaded where it is not there yet."""
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        return self._snapshot
 
-        repository, _, revision = (self.argument or "").partition("@")
+    @cached_property
+    def _snapshot(self) -> Path:
+        from huggingface_hub import snapshot_download
+
+        # Folders hold copies in other formats; "consolidated" files are the same weights once more.
+        wanted = ["*.safetensors", "*.json", "*.txt", "*.model", *(["*.py"] if self.trust_remote_code else [])]
+        ignored = ["*/*", "consolidated*"]
+        return self._fetched(snapshot_download, allow_patterns=wanted, ignore_patterns=ignored, revision=self._commit)
+
+    @cached_property
+    def _config(self) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        revision = (self.argument or "").partition("@")[2]
+        return self._fetched(hf_hub_download, filename="config.json", revision=revision or None)
+
+    @property
+    def _commit(self) -> str:
+        return self._config.parent.name  # the cache is laid out as snapshots/COMMIT/FILE
+
+    @property
+    def _repository(self) -> str:
+        repository = (self.argument or "").partition("@")[0]
         if repository.count("/") != 1:
             raise InputError(f"model hf:{self.argument or ''}: write hf:ORG/NAME or hf:ORG/NAME@REVISION")
+        return repository
+
+    def _fetched(self, download: Callable[..., str], **what: Any) -> Path:
+        from huggingface_hub.errors import EntryNotFoundError
+
         try:
-            return Path(snapshot_download(repository, revision=revision or None, allow_patterns=self._patterns))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            return Path(download(self._repository, **what))
+        except InputError:
+            raise
+        except (OSError, ValueError, EntryNotFoundError) as error:  # the Hub's own errors are kinds of these
             reason = str(error).strip().partition("\n")[0]
-            raise InputError(
-                f"model hf:{self.argument}: cannot be downloaded, and is not in the local cache: {reason}"
-            ) from error
+            raise InputError(f"model {self.label}: cannot be downloaded, and is not in the local cache: {reason}") from error
 
 
 class RandomWeights(ModelSource):
@@ -94,15 +129,16 @@ class RandomWeights(ModelSource):
         from transformers import AutoConfig, AutoModelForCausalLM
 
         if request.quantization_config is not None:
-            raise ValueError("random weights cannot be quantized while they are loaded")
-        torch.manual_seed(_WEIGHTS_SEED)
+            raise InputError(f"model {self.label}: random weights cannot be quantized while they are loaded")
         config = AutoConfig.from_pretrained(self._file(), trust_remote_code=self.trust_remote_code)
-        model: nn.Module = AutoModelForCausalLM.from_config(
-            config,
-            dtype=getattr(torch, request.dtype),
-            attn_implementation=request.attention,
-            trust_remote_code=self.trust_remote_code,
-        )
+        with seeded(_WEIGHTS_SEED):
+            model: nn.Module = AutoModelForCausalLM.from_config(
+                config,
+                dtype=getattr(torch, request.dtype),
+                attn_implementation=request.attention,
+                trust_remote_code=self.trust_remote_code,
+                **request.options,
+            )
         return model.eval()
 
     def tokenizer(self) -> Tokenizer:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,12 +36,10 @@ class Docstrings(TextWorkload):
         """Parsing the whole library takes seconds, so the result is kept in the user's cache folder."""
         cache = _cache_file()
         try:
-            return Splits(*([Document(**item) for item in part] for part in json.loads(cache.read_text(encoding="utf-8"))))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError) as error:
-            logging.getLogger(__name__).warning("text cache is unreadable, making it again: %s", error)
-        splits = texts.split(texts.unseen_docstrings())
+            parts = json.loads(cache.read_text(encoding="utf-8"))
+            return require_splits(Splits(*([Document(**item) for item in part] for part in parts)), self.label)
+        except (OSError, ValueError, TypeError):  # none yet, or not what was written: made again
+            splits = texts.split(texts.unseen_docstrings())
         _write_cache(cache, splits)
         return splits
 
@@ -56,25 +55,31 @@ class OwnText(TextWorkload):
         return f"text:{Path(self.argument or '').name}"
 
     def read(self) -> Splits:
-        """Split by a hash of each document's content, so that the same text is never in two splits."""
+        """Split by a hash of each document's content, or of its prompt; what two splits both say is dropped from one."""
         path = Path(self.argument or "")
         if not path.is_file():
             raise InputError(f"workload text:{path}: no such file; write text:PATH with a .txt or .jsonl file")
         try:
-            content = path.read_text(encoding="utf-8")
+            content = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"workload text:{path}: cannot be read as UTF-8: {error}") from error
+        if not content.strip():
+            raise InputError(f"workload text:{path}: the file is empty")
         documents = list(_lines(content, path) if path.suffix == ".jsonl" else _passages(content))
+        once = {document.name: document for document in documents}.values()  # a text that stands twice counts once
+        plain = texts.split(document for document in once if not document.prompt)
+        # Answers of a class, and instructions, repeat by nature: with prompts, only the whole prompt must not be shared.
         parts: dict[str, list[Document]] = {"train": [], "validation": [], "test": []}
-        for document in {d.name: d for d in documents}.values():  # a text that stands twice counts once
-            parts[texts.split_of(document.name)].append(document)
-        return require_splits(Splits(**parts), self.label)
+        for document in once:
+            if document.prompt:
+                parts[texts.split_of(_short_hash(document.prompt))].append(document)
+        return Splits(*(a + b for a, b in zip(plain, Splits(**parts), strict=True)))
 
 
 def _passages(content: str) -> Iterator[Document]:
     """Paragraphs, grouped up to about 1000 characters."""
     group = ""
-    for paragraph in (p.strip("\n") for p in content.split("\n\n")):
+    for paragraph in re.split(r"\n\s*\n", content):
         if group and len(group) + len(paragraph) > _GROUP_CHARS:
             yield _named(group)
             group = ""
@@ -84,7 +89,7 @@ def _passages(content: str) -> Iterator[Document]:
 
 
 def _lines(content: str, path: Path) -> Iterator[Document]:
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(content.split("\n"), start=1):  # a JSON string may hold other line separators
         if not line.strip():
             continue
         try:
@@ -92,9 +97,9 @@ def _lines(content: str, path: Path) -> Iterator[Document]:
         except json.JSONDecodeError as error:
             raise InputError(f"workload text:{path}: line {number} is not JSON: {error.msg}") from error
         match item:
-            case {"text": str(text)} if text:
+            case {"text": str(text)} if text.strip():
                 yield _named(text)
-            case {"prompt": str(prompt), "completion": str(completion)} if completion:
+            case {"prompt": str(prompt), "completion": str(completion)} if completion.strip():
                 yield _named(completion, prompt)
             case _:
                 raise InputError(
@@ -103,7 +108,11 @@ def _lines(content: str, path: Path) -> Iterator[Document]:
 
 
 def _named(text: str, prompt: str = "") -> Document:
-    return Document(hashlib.sha256(f"{prompt}\0{text}".encode()).hexdigest()[:12], text, prompt)
+    return Document(_short_hash(f"{prompt}\0{text}"), text, prompt)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _cache_file() -> Path:
@@ -121,7 +130,7 @@ def _write_cache(file: Path, splits: Splits) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, content)
     except (OSError, InputError) as error:  # slower next time, and nothing else
-        logging.getLogger(__name__).warning("text cache not written: %s", error)
+        logging.getLogger(__name__).warning("text cache %s is not written: %s", file, error.__cause__ or error)
 
 
 @hookimpl

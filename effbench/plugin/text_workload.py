@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from effbench.plugin.cell import Cell
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 _UNLEARNT = -100  # the label that transformers' losses leave out
 _PASSAGE_CHARS = 2000
-_TOKENS_AT_ONCE = 4096  # evaluation batches: enough to be quick, small enough for any memory
+_TOKENS_AT_ONCE = 4096  # evaluation batches: enough to be quick
+_LOGITS_AT_ONCE = 2**26  # and small enough for any memory, however large the vocabulary
 
 
 class TextWorkload(Workload):
@@ -34,8 +36,8 @@ class TextWorkload(Workload):
 
     @cached_property
     def splits(self) -> Splits:
-        """What `read` gave, read once."""
-        return self.read()
+        """What `read` gave, read once; InputError where a split is empty."""
+        return require_splits(self.read(), self.label)
 
     def data_hash(self) -> str:
         """Hash of all three splits."""
@@ -45,20 +47,33 @@ class TextWorkload(Workload):
         """Windows of seq_len from the shuffled documents, one after another; a new order for each epoch."""
         import torch
 
-        needed = count * cell.batch_size * cell.seq_len
+        if cell.seq_len < 2:
+            raise InputError(
+                f"workload {self.label}: a window of {cell.seq_len} token predicts nothing; seq_len must be at least 2"
+            )
+        windows = self._training_windows(tokenizer, cell.seq_len, seed)
+        batches = []
+        for _ in range(count):
+            ids, labels = zip(*islice(windows, cell.batch_size), strict=True)
+            inputs = torch.tensor(ids)
+            batches.append({"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "labels": torch.tensor(labels)})
+        return batches
+
+    def _training_windows(self, tokenizer: Tokenizer, seq_len: int, seed: int) -> Iterator[tuple[list[int], list[int]]]:
+        rng = random.Random(seed)  # noqa: S311 - an order, not a secret
         ids: list[int] = []
         labels: list[int] = []
-        rng = random.Random(seed)  # noqa: S311 - an order, not a secret
-        while len(ids) < needed:
+        while True:
             for document in rng.sample(self.splits.train, len(self.splits.train)):
                 tokens, given = _encoded(document, tokenizer)
                 ids += tokens
                 labels += [_UNLEARNT] * given + tokens[given:]
-                if len(ids) >= needed:
-                    break
-        shape = (count, cell.batch_size, cell.seq_len)
-        pairs = zip(torch.tensor(ids[:needed]).view(shape), torch.tensor(labels[:needed]).view(shape), strict=True)
-        return [{"input_ids": w, "attention_mask": torch.ones_like(w), "labels": targets} for w, targets in pairs]
+                whole = len(ids) - len(ids) % seq_len
+                for at in range(0, whole, seq_len):
+                    targets = labels[at : at + seq_len]
+                    if any(label != _UNLEARNT for label in targets[1:]):  # the mean loss over no label is not a number
+                        yield ids[at : at + seq_len], targets
+                ids, labels = ids[whole:], labels[whole:]
 
     def prompts(self, tokenizer: Tokenizer, cell: Cell) -> "Tensor":
         """The first batch_size × seq_len tokens of the test passages; repeated where there are not enough."""
@@ -78,7 +93,7 @@ class TextWorkload(Workload):
         passages = self._test_passages()[: cell.quality_documents]
         nats, hits, tokens = [0.0] * len(passages), [0] * len(passages), [0] * len(passages)
         encoded = [_encoded(passage, tokenizer) for passage in passages]
-        for rows in _evaluation_batches(encoded, cell.seq_len):
+        for rows in _evaluation_batches(encoded, cell):
             for index, window_nats, window_hits, window_tokens in _score(logits, rows):
                 nats[index] += window_nats
                 hits[index] += window_hits
@@ -104,12 +119,12 @@ class TextWorkload(Workload):
 
 
 def passages_of(document: Document) -> list[Document]:
-    """A document cut at paragraphs into passages of about 2000 characters, none empty; one with a prompt stays whole."""
+    """A document cut at paragraphs into passages of up to 2000 characters, none empty; one with a prompt stays whole."""
     if document.prompt:
         return [document]
     groups: list[list[str]] = [[]]
     for paragraph in document.text.split("\n\n"):
-        if groups[-1] and sum(map(len, groups[-1])) + len(paragraph) > _PASSAGE_CHARS:
+        if groups[-1] and len("\n\n".join([*groups[-1], paragraph])) > _PASSAGE_CHARS:
             groups.append([])
         groups[-1].append(paragraph)
     texts = [text for group in groups if (text := "\n\n".join(group).strip())]
@@ -139,17 +154,19 @@ def _encoded(document: Document, tokenizer: Tokenizer) -> tuple[list[int], int]:
     return ids, len(prompt) + 1 if prompt else 0
 
 
-def _evaluation_batches(encoded: Sequence[tuple[list[int], int]], seq_len: int) -> Iterator[list[_Window]]:
+def _evaluation_batches(encoded: Sequence[tuple[list[int], int]], cell: Cell) -> Iterator[list[_Window]]:
     """Windows of seq_len that the start token opens, in batches, longest first so that little is padding."""
-    width, windows = seq_len - 1, []
+    width, windows = max(1, cell.seq_len - 1), []
+    room = min(_TOKENS_AT_ONCE, _LOGITS_AT_ONCE // cell.facts.vocab)
     for index, (ids, given) in enumerate(encoded):
         for at in range(1, len(ids), width):
             piece = ids[at : at + width]
             counted = [False, *(position >= given for position in range(at, at + len(piece)))]
-            windows.append(_Window(index, [ids[0], *piece], counted))
+            if any(counted):
+                windows.append(_Window(index, [ids[0], *piece], counted))
     windows.sort(key=lambda window: -len(window.ids))
     while windows:
-        count = max(1, _TOKENS_AT_ONCE // len(windows[0].ids))
+        count = max(1, room // len(windows[0].ids))
         yield windows[:count]
         windows = windows[count:]
 
@@ -165,7 +182,8 @@ def _score(logits: "Callable[[Tensor, Tensor], Tensor]", windows: Sequence[_Wind
     counted = pad_sequence([torch.tensor(window.counted) for window in windows], batch_first=True)[:, 1:]
     mask = (torch.arange(ids.shape[1]) < torch.tensor([len(s) for s in sequences])[:, None]).long()
     predicted, targets = logits(ids, mask)[:, :-1], ids[:, 1:]
-    losses = cross_entropy(predicted.transpose(1, 2), targets, reduction="none").masked_fill(~counted, 0.0)
+    losses = cross_entropy(predicted.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    losses = losses.masked_fill(~counted, 0.0)
     right = (predicted.argmax(-1) == targets) & counted
     for row, window in enumerate(windows):
         yield window.passage, float(losses[row].double().sum()), int(right[row].sum()), int(counted[row].sum())

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,11 @@ from effbench.plugin.model import LoadRequest, ModelSource, Tokenizer
 if TYPE_CHECKING:
     from torch import nn
 
-_ENCODERS = frozenset({"bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"})
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+# Model types that do not predict the next token from those before it alone.
+_NOT_CAUSAL = frozenset(
+    ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "mt5", "roberta", "t5", "xlm-roberta")
+)
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,21 @@ class DirectorySource(ModelSource):
 
     def load(self, request: LoadRequest, seed: int) -> "nn.Module":
         """Load with transformers, from this folder alone."""
-        from transformers import AutoModel, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
         self._weights()
-        auto = AutoModelForCausalLM if self.facts().causal else AutoModel
-        model: nn.Module = auto.from_pretrained(
-            self.directory(), local_files_only=True, use_safetensors=True, **self._keywords(request)
-        )
+        auto = AutoModelForCausalLM if self.facts().causal else AutoModelForMaskedLM
+        with seeded(seed):
+            model: nn.Module = auto.from_pretrained(
+                self.directory(), local_files_only=True, use_safetensors=True, **self._keywords(request)
+            )
         return model.eval()
 
     def tokenizer(self) -> Tokenizer:
         """The folder's own tokenizer, or bytes where it has none and 256 ids are enough."""
         folder = self.directory()
         if any((folder / name).exists() for name in _TOKENIZER_FILES):
-            return _load_tokenizer(folder, trust_remote_code=self.trust_remote_code)
+            return _load_tokenizer(folder, self.label, trust_remote_code=self.trust_remote_code)
         return byte_tokenizer(self.facts(), self.label)
 
     def _weights(self) -> list[Path]:
@@ -81,6 +87,16 @@ class DirectorySource(ModelSource):
         if request.quantization_config is not None:
             keywords["quantization_config"] = request.quantization_config
         return keywords | {"trust_remote_code": self.trust_remote_code} | request.options
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw weights from this seed, and leave the CPU's generator as it was: a second load in mid-trial changes nothing."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def byte_tokenizer(facts: ModelFacts, label: str) -> Tokenizer:
@@ -102,6 +118,8 @@ def read_facts(file: Path, label: str) -> ModelFacts:
         raise InputError(f"{label}: {file.name} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{label}: {file.name} holds no object")
+    if not config.get("model_type"):
+        raise InputError(f"{label}: {file.name} names no model_type")
 
     def first(*names: str, default: int | None = None) -> int:
         for name in names:
@@ -114,8 +132,8 @@ def read_facts(file: Path, label: str) -> ModelFacts:
     hidden = first("hidden_size", "n_embd", "d_model")
     heads = first("num_attention_heads", "n_head", "num_heads")
     return ModelFacts(
-        model_type=str(config.get("model_type", "")),
-        causal=config.get("model_type") not in _ENCODERS,
+        model_type=str(config["model_type"]),
+        causal=config["model_type"] not in _NOT_CAUSAL or bool(config.get("is_decoder")),
         layers=first("num_hidden_layers", "n_layer", "num_layers"),
         hidden=hidden,
         heads=heads,
@@ -132,12 +150,15 @@ class _LibraryTokenizer:
     start: int
 
     def encode(self, text: str) -> list[int]:
-        return list(self.inner.encode(text, add_special_tokens=False))
+        return list(self.inner.encode(text, add_special_tokens=False, verbose=False))  # long texts are cut later
 
 
-def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
+def _load_tokenizer(folder: Path, label: str, *, trust_remote_code: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    inner = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    try:
+        inner = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{label}: the tokenizer cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
     candidates = (inner.bos_token_id, inner.cls_token_id, inner.eos_token_id)
     return _LibraryTokenizer(inner, next((token for token in candidates if token is not None), 0))

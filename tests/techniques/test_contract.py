@@ -11,7 +11,7 @@ NAMES = CATALOG.techniques.names()
 IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
 
 
-@pytest.fixture(params=[(name, base) for name in NAMES for base in BASES], ids=lambda p: "-".join(p))
+@pytest.fixture(params=[(name, base) for name in NAMES for base in BASES], ids="-".join)
 def case(request):
     name, base = request.param
     technique = CATALOG.technique(name, {})

@@ -1,0 +1,130 @@
+import json
+import math
+
+import pytest
+import torch
+
+from effbench.plugin import InputError
+from effbench.plugin.discovery import discover
+from effbench.plugin.text_workload import TextWorkload
+from effbench.plugin.transformers_source import ByteTokenizer
+from effbench.reference.texts import Document, Splits
+from tests.records import make_cell
+
+CATALOG = discover()
+TOKENIZER = ByteTokenizer()
+
+
+def uniform(ids, mask):
+    return torch.zeros(*ids.shape, 256)
+
+
+def peeking(ids, mask):
+    """A deterministic model whose answer depends on every earlier token, and would show padding that is not masked."""
+    totals = (ids * mask).cumsum(1)
+    return torch.stack([torch.sin(totals * (k + 1) / 7.0) for k in range(256)], dim=-1)
+
+
+@pytest.mark.parametrize("name", ["docs", "docstrings"])
+def test_batches_and_prompts_have_the_cells_shape_and_come_from_their_splits(name):
+    workload, cell = CATALOG.workload(name), make_cell(batch_size=3, seq_len=50)
+    batches = workload.training_batches(TOKENIZER, cell, 4, seed=1)
+    assert [b["input_ids"].shape for b in batches] == [(3, 50)] * 4
+    assert all(torch.equal(b["labels"], b["input_ids"]) for b in batches)
+    assert workload.prompts(TOKENIZER, cell).shape == (3, 50)
+    train = "\0".join(d.text for d in workload.splits.train)
+    piece = bytes(batches[0]["input_ids"][0, 1:40].tolist()).decode(errors="ignore").partition("\0")[0]
+    assert piece in train
+
+
+def test_the_seed_orders_the_training_data_and_nothing_else():
+    workload, cell = CATALOG.workload("docs"), make_cell()
+    one, same, other = (workload.training_batches(TOKENIZER, cell, 1, seed=s)[0]["input_ids"] for s in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_uniform_model_has_eight_bits_per_byte():
+    quality = CATALOG.workload("docs").quality(uniform, TOKENIZER, make_cell(seq_len=33, quality_documents=5))
+    assert quality.scores["bits_per_byte"] == pytest.approx(8.0, abs=1e-5)
+    assert quality.per_sample["bits_per_byte"] == pytest.approx([8.0] * 5, abs=1e-5)
+    assert len(set(quality.names)) == 5
+
+
+def test_batching_and_padding_do_not_change_scores(monkeypatch):
+    from effbench.plugin import text_workload
+
+    cell = make_cell(seq_len=40, quality_documents=6)
+    together = CATALOG.workload("docs").quality(peeking, TOKENIZER, cell)
+    monkeypatch.setattr(text_workload, "_TOKENS_AT_ONCE", 1)
+    alone = CATALOG.workload("docs").quality(peeking, TOKENIZER, cell)
+    assert together.per_sample["bits_per_byte"] == pytest.approx(alone.per_sample["bits_per_byte"], rel=1e-5)
+    weighted = sum(s * w for s, w in zip(alone.per_sample["bits_per_byte"], alone.weights, strict=True)) / sum(alone.weights)
+    assert weighted == pytest.approx(alone.scores["bits_per_byte"])
+
+
+class Prompted(TextWorkload):
+    name = "prompted"
+
+    def read(self):
+        document = Document("d", "abcdef", prompt="123")
+        return Splits([document], [document], [document])
+
+
+def test_a_prompt_is_neither_learnt_nor_scored():
+    workload = Prompted()
+    batch = workload.training_batches(TOKENIZER, make_cell(seq_len=10, batch_size=1), 1, seed=0)[0]
+    assert batch["input_ids"][0].tolist() == [0, *b"123abcdef"]
+    assert batch["labels"][0].tolist() == [-100] * 4 + list(b"abcdef")
+
+    def knows_letters_only(ids, mask):
+        scores = torch.zeros(*ids.shape, 256)
+        return scores.scatter(2, ids.roll(-1, 1)[..., None] * (ids.roll(-1, 1)[..., None] > 96), 100.0)
+
+    quality = workload.quality(knows_letters_only, TOKENIZER, make_cell(seq_len=64))
+    assert quality.scores["top1_accuracy"] == 1.0
+    assert quality.scores["bits_per_byte"] == pytest.approx(0, abs=1e-6)
+    assert quality.weights == [6.0]
+    assert math.isfinite(quality.scores["bits_per_byte"])
+
+
+def test_own_text_as_a_file_and_as_lines(tmp_path):
+    plain = tmp_path / "mine.txt"
+    plain.write_text("\n\n".join(f"Paragraph {i} " + "word " * 150 for i in range(60)))
+    parts = CATALOG.workload(f"text:{plain}").splits
+    assert all(parts)
+    assert not {d.text for d in parts.train} & {d.text for d in parts.test}
+    lines = tmp_path / "mine.jsonl"
+    lines.write_text("\n".join(json.dumps({"prompt": f"q{i}", "completion": f"answer {i}"}) for i in range(60)))
+    workload = CATALOG.workload(f"text:{lines}")
+    assert workload.splits.train[0].prompt.startswith("q")
+    assert workload.label == "text:mine.jsonl"
+    assert workload.data_hash() != CATALOG.workload(f"text:{plain}").data_hash()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("absent.txt", None, "no such file"),
+        ("short.txt", "only one", "split; give more documents"),
+        ("bad.jsonl", '{"text": "a"}\n{"text"', "line 2 is not JSON"),
+        ("other.jsonl", '{"question": "a"}', "line 1: expected"),
+    ],
+)
+def test_text_that_cannot_be_used_says_why(tmp_path, name, content, words):
+    file = tmp_path / name
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=words):
+        CATALOG.workload(f"text:{file}").data_hash()
+
+
+def test_an_unreadable_cache_is_made_again(tmp_path, monkeypatch):
+    import effbench_plugins.text_workloads as module
+
+    monkeypatch.setattr(module, "_cache_file", lambda: tmp_path / "deep" / "cache.json")
+    monkeypatch.setattr(module.texts, "unseen_docstrings", lambda: [Document(f"m:{i}", f"text {i}") for i in range(40)])
+    first = CATALOG.workload("docstrings").splits
+    (tmp_path / "deep" / "cache.json").write_text("[[{")
+    assert CATALOG.workload("docstrings").splits == first
+    assert json.loads((tmp_path / "deep" / "cache.json").read_text())
