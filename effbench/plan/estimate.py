@@ -18,6 +18,8 @@ class Estimate:
 
     minutes: float
     memory_gb: float
+    seconds: Mapping[str, float]
+    """Of one trial, by cell id."""
 
 
 def estimate(plan: Plan, rounds: int, seconds_seen: Mapping[str, float]) -> Estimate:
@@ -25,9 +27,12 @@ def estimate(plan: Plan, rounds: int, seconds_seen: Mapping[str, float]) -> Esti
 
     A token costs 2·N FLOPs forward and 6·N in training (Kaplan et al. 2020, section 2.1), N being the weights.
     """
-    seconds = sum(seconds_seen.get(cell.id) or _seconds(cell, plan.phase_skips.get(cell.id, {})) for cell in plan.cells)
+    seconds: dict[str, float] = {}
+    for cell in plan.cells:
+        name = cell.id
+        seconds[name] = seconds_seen.get(name) or _seconds(cell, plan.phase_skips.get(name, {}))
     memory = max((_memory_bytes(cell) for cell in plan.cells), default=0.0)
-    return Estimate(minutes=rounds * seconds / 60, memory_gb=memory / 2**30)
+    return Estimate(minutes=rounds * sum(seconds.values()) / 60, memory_gb=memory / 2**30, seconds=seconds)
 
 
 def _seconds(cell: Cell, phase_skips: Mapping[str, str]) -> float:

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from effbench.plan.suite import PLAIN_AXES, Suite, Use
 from effbench.plugin.catalog import Catalog
@@ -52,7 +53,8 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
     """Expand stacks × models × workloads × axes. InputError for whatever the suite names that does not exist."""
     _check_names(suite, catalog, only_stacks)
     models, facts = _labelled_models(suite, catalog)
-    workloads = _labelled({catalog.workload(ref).label: ref for ref in suite.workloads}, suite.workloads, "workload")
+    workload_objects = {ref: catalog.workload(ref) for ref in suite.workloads}
+    workloads = _labelled({ref: workload.label for ref, workload in workload_objects.items()}, "workload")
     validator = _Validator(catalog)
     cells, skips, phase_skips = [], [], {}
     device: Literal["cpu", "cuda"] = "cpu"
@@ -63,8 +65,13 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
         if reason := _reason_to_skip(cell, techniques, validator):
             skips.append(Skip(cell, reason))
             continue
+        reasons = _phase_reasons(cell, techniques, workload_objects[workloads[cell.workload]].phases)
+        if len(reasons) == len(PHASES):
+            asked = [f"no {phase}: {reason}" for phase, reason in reasons.items() if phase in cell.phases]
+            skips.append(Skip(cell, "; ".join(asked)))
+            continue
         cells.append(cell)
-        if reasons := _phase_reasons(cell, techniques, catalog.workloads.get(cell.workload.partition(":")[0]).phases):
+        if reasons:
             phase_skips[cell.id] = reasons
     return Plan(suite, cells, skips, phase_skips, models, workloads)
 
@@ -107,8 +114,11 @@ def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> 
             raise unknown("metric", metric, metrics)
     for stack in suite.stacks.values():
         for use in stack.use:
-            catalog.technique(use.technique, use.options)
+            catalog.techniques.get(use.technique)
     _check_option_axes(suite, catalog)
+    firsts = {axis: values[0] for axis, values in suite.axes.items()}
+    for use in (use for stack in suite.stacks.values() for use in stack.use):
+        catalog.technique(use.technique, _merged(use, firsts))  # an axis may give an option that has no default
 
 
 def _check_option_axes(suite: Suite, catalog: Catalog) -> None:
@@ -125,14 +135,19 @@ def _check_option_axes(suite: Suite, catalog: Catalog) -> None:
 
 def _labelled_models(suite: Suite, catalog: Catalog) -> tuple[dict[str, str], dict[str, ModelFacts]]:
     sources = {ref: catalog.model(ref, trust_remote_code=suite.trust_remote_code) for ref in suite.models}
-    models = _labelled({source.label: ref for ref, source in sources.items()}, suite.models, "model")
+    models = _labelled({ref: source.label for ref, source in sources.items()}, "model")
     return models, {label: sources[ref].facts() for label, ref in models.items()}
 
 
-def _labelled(labels: dict[str, str], references: Sequence[str], kind: str) -> dict[str, str]:
-    if len(labels) < len(set(references)):
-        raise InputError(f"two {kind}s would both be called {next(iter(labels))!r} in records: rename one folder or file")
-    return labels
+def _labelled(labels: dict[str, str], kind: str) -> dict[str, str]:
+    """Reference → label turned round; InputError where two references share a label."""
+    references: dict[str, str] = {}
+    for reference, label in labels.items():
+        if label in references:
+            both = f"{references[label]} and {reference}"
+            raise InputError(f"{kind}s {both} would both be called {label!r} in records: rename one folder or file")
+        references[label] = reference
+    return references
 
 
 def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
@@ -219,7 +234,11 @@ def _missing(distribution: str) -> str | None:
     except metadata.PackageNotFoundError:
         for line in metadata.requires("effbench") or ():
             requirement = Requirement(line)
-            if requirement.name == distribution and requirement.marker and "extra ==" in str(requirement.marker):
+            if (
+                canonicalize_name(requirement.name) == canonicalize_name(distribution)
+                and requirement.marker
+                and "extra ==" in str(requirement.marker)
+            ):
                 extra = str(requirement.marker).rpartition("extra ==")[2].strip(" \"'")
                 if extra != "test":
                     return f"needs {distribution}: pip install 'effbench[{extra}]'"

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from effbench.plan.mistakes import describe, line_of, mistake, path_of, split_key
 from effbench.plugin.cell import Sampling
 from effbench.plugin.errors import InputError, unknown
 
 PLAIN_AXES = ("seq_len", "batch_size", "world_size")
-_PositiveInt = Field(ge=1)
 
 
 class _Part(BaseModel):
@@ -104,6 +104,12 @@ class Claim(_Part):
             )
         return given
 
+    @model_validator(mode="after")
+    def _value_where_needed(self) -> "Claim":
+        if self.value is None and not self.relation.startswith(("better", "monotone")):
+            raise mistake(["value"], f"is missing: relation {self.relation!r} compares with it")
+        return self
+
 
 class Suite(_Part):
     """Which stacks to run on which models and workloads, over which axes."""
@@ -136,18 +142,25 @@ class Suite(_Part):
     def _known_axes(cls, given: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for axis, values in given.items():
             if axis not in PLAIN_AXES and axis.count(".") != 1:
-                raise ValueError(f'{unknown("axis", axis, PLAIN_AXES)}; a technique\'s option is written "technique.option"')
+                hint = f'{unknown("axis", axis, PLAIN_AXES)}; a technique\'s option is written "technique.option"'
+                raise mistake([axis], hint)
             if not values:
-                raise ValueError(f"axis {axis!r} has no values")
-            if axis in PLAIN_AXES and not all(isinstance(v, int) and v >= 1 for v in values):
-                raise ValueError(f"axis {axis!r} = {values}: allowed are whole numbers from 1")
+                raise mistake([axis], "has no values")
+            # isinstance would let `true` through as 1.
+            if axis in PLAIN_AXES and not all(type(v) is int and v >= 1 for v in values):
+                raise mistake([axis], f"{values}: allowed are whole numbers from 1")
         return given
 
     @model_validator(mode="after")
     def _named_stacks(self) -> "Suite":
-        for name in (self.baseline, *(claim.stack for claim in self.claims)):
+        named = [(["baseline"], self.baseline)]
+        for number, claim in enumerate(self.claims):
+            named.append((["claims", str(number), "stack"], claim.stack))
+            if claim.relation.startswith("better than "):
+                named.append((["claims", str(number), "relation"], claim.relation.removeprefix("better than ")))
+        for where, name in named:
             if name not in self.stacks:
-                raise ValueError(str(unknown("stack", name, self.stacks)))
+                raise mistake(where, str(unknown("stack", name, self.stacks)))
         return self
 
 
@@ -183,12 +196,13 @@ def read_suite(path: Path, overrides: Mapping[str, str] | None = None) -> Suite:
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        lines = dict.fromkeys(_mistake(path.name, text, dict(detail)) for detail in error.errors())
+        set_paths = {f"--set {key}={value}": _key_parts(key) for key, value in (overrides or {}).items()}
+        lines = dict.fromkeys(_mistake(path.name, text, set_paths, dict(detail)) for detail in error.errors())
         raise InputError("\neffbench: ".join(lines)) from error
 
 
 def _override(content: dict[str, Any], key: str, value: str) -> None:
-    parts = list(tomllib.loads(f"{key} = 0")) if not re.fullmatch(r"[\w.\"'-]+", key) else _key_parts(key)
+    parts = _key_parts(key)
     for part in parts[:-1]:
         inner = content.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -201,45 +215,17 @@ def _override(content: dict[str, Any], key: str, value: str) -> None:
 
 
 def _key_parts(key: str) -> list[str]:
-    """A TOML key's parts: `axes."lora.rank"` → axes, lora.rank. Below axes the rest is one name, quoted or not."""
+    """A TOML key's parts. Below axes the rest is one name, quoted or not."""
     if key.startswith("axes."):
         return ["axes", key.removeprefix("axes.").strip("\"'")]
-    return [part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.]+", key)]
+    return split_key(key)
 
 
-def _mistake(file: str, text: str, detail: dict[str, Any]) -> str:
-    where = [str(part) for part in detail["loc"] if not str(part).startswith("function-")]
-    line = _line_of(text, where)
+def _mistake(file: str, text: str, set_paths: Mapping[str, list[str]], detail: dict[str, Any]) -> str:
+    where = path_of(detail)
+    line = line_of(text, where)
     place = f"{file}:{line}" if line else file
-    key = ".".join(where)
-    if detail["type"] == "extra_forbidden":
-        return f"{place}: {unknown('key', key, _siblings(where))}"
-    if detail["type"] == "missing":
-        return f"{place}: {key} is missing"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    given = "" if detail["type"] == "value_error" and not where else f" = {detail['input']!r}"
-    return f"{place}: {key}{given}: {message}" if key else f"{place}: {message}"
-
-
-def _siblings(where: list[str]) -> list[str]:
-    model: Any = Suite
-    for part in where[:-1]:
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        model = field.annotation if field else Stack if model is not Stack else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            model = Stack if "stacks" in where else Claim
-    prefix = ".".join(where[:-1])
-    return [f"{prefix}.{name}" if prefix else name for name in model.model_fields]
-
-
-def _line_of(text: str, where: list[str]) -> int | None:
-    """The line that the innermost key found in the text stands on."""
-    lines = text.splitlines()
-    start, found = 0, None
-    for part in where:
-        pattern = re.compile(rf"^\s*(\[+\s*(?:[\w\"'-]+\.)*)?[\"']?{re.escape(part)}[\"']?\s*[=\].]")
-        for number in range(start, len(lines)):
-            if pattern.match(lines[number]):
-                start, found = number, number + 1
-                break
-    return found
+    for setting, path in set_paths.items():
+        if where[: len(path)] == path:
+            place = setting  # the file's own line, if there is one, is not what is wrong
+    return describe(place, Suite, where, detail)

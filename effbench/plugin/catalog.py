@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -64,6 +64,9 @@ class Registry(Generic[T]):
         """All names, sorted."""
         return sorted(self._found)
 
+    def __iter__(self) -> Iterator[type[T]]:
+        return iter(self._found[name][0] for name in self.names())
+
 
 class Catalog:
     """Everything a suite can name."""
@@ -97,7 +100,7 @@ class Catalog:
 
     def metrics(self) -> dict[str, Metric]:
         """Every meter's metrics by name."""
-        return {metric.name: metric for name in self.meters.names() for metric in self.meters.get(name).metrics}
+        return {metric.name: metric for meter in self.meters for metric in meter.metrics}
 
     def technique_hash(self, name: str) -> str:
         """Hash of the source a technique is made of: its file, or every .py file of its folder."""
@@ -119,4 +122,7 @@ def _option_error(technique: type[Technique], error: ValidationError) -> str:
         return f"technique {technique.name!r}: {unknown('option', option, technique.model_fields)}"
     if first["type"] == "missing":
         return f"technique {technique.name!r}: option {option!r} is required"
-    return f"technique {technique.name!r}: option {option} = {first['input']!r}: {first['msg'].lower()}"
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if not option:  # a rule over several options at once
+        return f"technique {technique.name!r}: {message}"
+    return f"technique {technique.name!r}: option {option} = {first['input']!r}: {message[:1].lower()}{message[1:]}"

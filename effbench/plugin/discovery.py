@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pluggy
 
@@ -24,7 +24,7 @@ from effbench.plugin.launcher import Launcher
 from effbench.plugin.meter import Meter
 from effbench.plugin.model import ModelSource
 from effbench.plugin.reporter import Reporter
-from effbench.plugin.technique import Technique
+from effbench.plugin.technique import Family, Technique
 from effbench.plugin.workload import Workload
 
 _KINDS: dict[str, type] = {
@@ -54,7 +54,10 @@ def discover(files: Sequence[Path] = (), folders: Sequence[Path] = ()) -> Catalo
     """Load every plugin there is. InputError where two register the same name; other failures are in `catalog.plugins`."""
     catalog, manager = Catalog(), pluggy.PluginManager("effbench")
     manager.add_hookspecs(hookspecs)
-    for found in [*_bundled(), *_installed(), *_files(files, "file"), *_files(_within(folders), "folder")]:
+    # A file that is given twice, or that also lies in a folder, is one plugin and not a duplicate.
+    given = {path.resolve(): path for path in files}
+    inside = [path for path in _within(folders) if path.resolve() not in given]
+    for found in [*_bundled(), *_installed(), *_files(list(given.values()), "file"), *_files(inside, "folder")]:
         catalog.plugins.append(_load(found, catalog, manager))
     return catalog
 
@@ -62,13 +65,14 @@ def discover(files: Sequence[Path] = (), folders: Sequence[Path] = ()) -> Catalo
 def _load(found: _Found, catalog: Catalog, manager: pluggy.PluginManager) -> PluginInfo:
     had_torch = "torch" in sys.modules
     try:
-        # What a plugin prints while it is imported must not end up in `--json` output.
+        # What a plugin prints while it is imported or registers must not end up in `--json` output.
         with contextlib.redirect_stdout(sys.stderr):
-            module = found.load()
-        things = _registered(module, found.name, manager)
+            things = _registered(found.load(), found.name, manager)
     except _PluginError as error:
         return PluginInfo(found.name, found.source, found.version, str(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin does at import, the others must work
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever a plugin does at import, the others must work
         return PluginInfo(found.name, found.source, found.version, _cause(error))
     for kind, thing in things:
         registry: Registry[Any] = getattr(catalog, kind)
@@ -80,7 +84,10 @@ def _load(found: _Found, catalog: Catalog, manager: pluggy.PluginManager) -> Plu
 
 def _registered(module: ModuleType, name: str, manager: pluggy.PluginManager) -> list[tuple[str, Any]]:
     _refuse_mistyped(module)
-    manager.register(module, name=f"{name} at {id(module)}")
+    try:
+        manager.register(module, name=f"{name} at {id(module)}")
+    except pluggy.PluginValidationError as error:
+        raise _PluginError(": ".join(str(error).splitlines()[1:]) or str(error)) from error
     things: list[tuple[str, Any]] = []
     for kind, base in _KINDS.items():
         implementation = getattr(module, f"register_{kind}", None)
@@ -94,7 +101,9 @@ def _refuse_mistyped(module: ModuleType) -> None:
         marked = inspect.isfunction(member) and hasattr(member, "effbench_impl")
         if inspect.isfunction(member) and name in _HOOKS and not marked:
             raise _PluginError(f"{name} is not marked with @hookimpl (from effbench.plugin import hookimpl)")
-        if inspect.isfunction(member) and name not in _HOOKS and (marked or name.startswith("register_")):
+        # An imported function, such as torch.library's register_fake, is nobody's mistyped hook.
+        own = inspect.isfunction(member) and member.__module__ == module.__name__
+        if name not in _HOOKS and (marked or (own and name.startswith("register_"))):
             raise _PluginError(str(unknown("hook", name, _HOOKS)))
 
 
@@ -107,6 +116,10 @@ def _checked(thing: Any, kind: str, base: type) -> Any:
             raise _PluginError(f"{thing.__name__} has no {attribute}: write `{attribute}: ClassVar = ...`")
     if not (thing.__doc__ or "").strip() or thing.__doc__ == base.__doc__:
         raise _PluginError(f"{thing.__name__} has no docstring; its first line is the summary that `effbench list` shows")
+    if base is Technique and thing.family not in get_args(Family):
+        raise _PluginError(f"{thing.__name__}: {unknown('family', thing.family, get_args(Family))}")
+    if inspect.isabstract(thing):
+        raise _PluginError(f"{thing.__name__} lacks {', '.join(sorted(thing.__abstractmethods__))}")
     return thing
 
 
@@ -114,7 +127,7 @@ def _cause(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
-        where = f" ({Path(error.filename or '').name}:{error.lineno})"
+        return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}:{error.lineno})"
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}{where}"
 
 
@@ -158,7 +171,11 @@ def _file_loader(path: Path) -> Callable[[], ModuleType]:
             raise _PluginError(f"{path}: not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]  # half a module must not be found by a later import
+            raise
         return module
 
     return load
