@@ -59,7 +59,7 @@ def line_of(text: str, where: Sequence[str]) -> int | None:
 
 def split_key(dotted: str) -> list[str]:
     """A TOML key's parts: `axes."lora.rank"` → axes, lora.rank."""
-    return [part.strip("\"'") for part in re.findall(rf"{_KEY}|[^.]+", dotted)]
+    return [part.strip().strip("\"'") for part in re.findall(r"\s*\"[^\"]*\"|\s*'[^']*'|[^.]+", dotted)]
 
 
 def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -107,9 +107,10 @@ def _refuse_mistyped(module: ModuleType) -> None:
             raise _PluginError(str(unknown("hook", name, _HOOKS)))
 
 
-def _checked(thing: Any, kind: str, base: type) -> Any:
-    if not (inspect.isclass(thing) and issubclass(thing, base)):
-        raise _PluginError(f"register_{kind} was given {thing!r}; it takes subclasses of {base.__name__}")
+def _checked(given: Any, kind: str, base: type) -> Any:
+    if not (inspect.isclass(given) and issubclass(given, base)):
+        raise _PluginError(f"register_{kind} was given {given!r}; it takes subclasses of {base.__name__}")
+    thing: Any = given  # mypy would take it for a plain object
     needed = ["name", "family"] if base is Technique else ["name"]
     for attribute in needed:
         if not isinstance(getattr(thing, attribute, None), str):
@@ -174,7 +175,7 @@ def _file_loader(path: Path) -> Callable[[], ModuleType]:
         try:
             spec.loader.exec_module(module)
         except BaseException:
-            del sys.modules[name]  # half a module must not be found by a later import
+            sys.modules.pop(name, None)  # half a module must not be found by a later import
             raise
         return module
 

@@ -135,7 +135,7 @@ def require_splits(splits: Splits, label: str) -> Splits:
     """The splits; InputError where one of them is empty."""
     for name, documents in zip(splits._fields, splits, strict=True):
         if not documents:
-            raise InputError(f"workload {label}: no document falls into the {name} split; give more documents (30 are plenty)")
+            raise InputError(f"workload {label}: nothing is left for the {name} split; give more documents (30 are plenty)")
     return splits
 
 

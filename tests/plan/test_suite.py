@@ -48,7 +48,7 @@ def test_overrides_are_toml_values_or_strings(tmp_path):
         ("steps = 10", "steps = 0", ["s.toml:9", "training.steps", "= 0", "greater than or equal to 1"]),
         ("steps = 10", 'steps = "many"', ["s.toml:9", "'many'", "integer"]),
         ('baseline = "full"', 'baseline = "ful"', ["unknown stack 'ful'", "did you mean 'full'"]),
-        ("seq_len = [64]", "seq_length = [64]", ["s.toml:5", "unknown axis 'seq_length'", "did you mean 'seq_len'"]),
+        ("seq_len = [64]", "seq_length = [64]", ["s.toml:6", "unknown axis 'seq_length'", "did you mean 'seq_len'"]),
         ("seq_len = [64]", "seq_len = [0]", ["seq_len", "whole numbers from 1"]),
         ('models = ["tiny-llama"]', "", ["models is missing"]),
         ("[training]", "[training", ["not TOML", "line 8"]),

@@ -62,6 +62,10 @@ def test_pickled_weights_are_never_loaded(tmp_path):
             {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300},
             ("bert", False, 1, 8, 2, 2, 32),
         ),
+        (
+            {"model_type": "t5", "d_model": 8, "num_layers": 1, "num_heads": 2, "d_ff": 24, "vocab_size": 300},
+            ("t5", False, 1, 8, 2, 2, 24),
+        ),
     ],
 )
 def test_facts_under_each_familys_names(tmp_path, config, expected):
@@ -92,26 +96,114 @@ def test_a_hub_model_without_a_network_says_so(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def offline(*arguments, **keywords):
-        raise LocalEntryNotFoundError("no connection")
+        raise LocalEntryNotFoundError("no connection\nand more")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(InputError, match="cannot be downloaded, and is not in the local cache: no connection"):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with pytest.raises(InputError, match=r"cannot be downloaded, and is not in the local cache: no connection$"):
         CATALOG.model("hf:org/name").facts()
 
 
-def test_a_hub_snapshot_loads_like_any_folder(monkeypatch, config, tmp_path):
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub with one repository, whose only commit is abc; `asked` is what was downloaded of it."""
     import huggingface_hub
 
-    CATALOG.model(config).load(LoadRequest(dtype="float32"), 0).save_pretrained(tmp_path / "snapshot")
-    asked = {}
+    snapshot, asked = tmp_path / "snapshots" / "abc", []
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(TINY))
 
-    def download(repository, **keywords):
-        asked.update(keywords, repository=repository)
-        return str(tmp_path / "snapshot")
+    def one_file(repository, *, filename, revision):
+        asked.append((repository, filename, revision))
+        return str(snapshot / filename)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    def all_files(repository, *, revision, allow_patterns, ignore_patterns):
+        asked.append((repository, allow_patterns, revision))
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", all_files)
+    return snapshot, asked
+
+
+def test_a_hub_model_is_planned_from_its_config_and_downloaded_once_at_its_commit(hub, config):
+    snapshot, asked = hub
     source = CATALOG.model("hf:org/name@v1")
     assert source.facts().layers == 2
+    assert asked == [("org/name", "config.json", "v1")]
+    CATALOG.model(config).load(LoadRequest(dtype="float32"), 0).save_pretrained(snapshot)
+    assert source.weights_hash() == CATALOG.model("hf:org/name").weights_hash()  # of the commit, however it is called
+    source.tokenizer()
     source.load(LoadRequest(dtype="float32"), 0)
-    assert (asked["repository"], asked["revision"]) == ("org/name", "v1")
-    assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in asked["allow_patterns"])
+    repository, patterns, revision = asked[1]
+    assert (repository, revision) == ("org/name", "abc")
+    assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in patterns)
+    assert len([what for _, what, _ in asked if what is patterns]) == 1
+    trusting = CATALOG.model("hf:org/name", trust_remote_code=True)
+    trusting.directory()
+    assert "*.py" in asked[-1][1]
+
+
+def test_a_hub_model_without_safetensors_is_refused_before_any_trial(hub):
+    with pytest.raises(InputError, match=r"hf:org/name: no \.safetensors file"):
+        CATALOG.model("hf:org/name").weights_hash()
+
+
+def test_loading_leaves_the_random_generator_alone(config):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    CATALOG.model(config).load(LoadRequest(dtype="float32"), 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_random_weights_are_not_quantized(config):
+    with pytest.raises(InputError, match="cannot be quantized"):
+        CATALOG.model(config).load(LoadRequest(dtype="float32", quantization_config=object()), 0)
+
+
+def test_an_encoder_gives_logits_too(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 256}
+    BertForMaskedLM(BertConfig(**shape)).save_pretrained(tmp_path)
+    model = CATALOG.model(f"path:{tmp_path}").load(LoadRequest(dtype="float32"), 0)
+    assert model(input_ids=torch.ones(1, 4, dtype=torch.long)).logits.shape == (1, 4, 256)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no config.json there"),
+        ("{", "config.json cannot be read"),
+        ("[]", "holds no object"),
+        ("{}", "names no model_type"),
+        ('{"model_type": "llama"}', "has none of hidden_size, n_embd, d_model"),
+    ],
+)
+def test_a_config_that_is_no_models_says_why(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=words) as caught:
+        CATALOG.model(f"path:{tmp_path}").facts()
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_need_256_ids(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TINY | {"vocab_size": 100}))
+    with pytest.raises(InputError, match="vocabulary of 100 is too small for bytes"):
+        CATALOG.model(f"path:{tmp_path}").tokenizer()
+
+
+def test_a_folders_own_tokenizer_is_used_without_special_tokens(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"<s>": 0, "hello": 2, "world": 3}))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=inner, **{"bos_token": "<s>"}).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    tokenizer = CATALOG.model(f"path:{tmp_path}").tokenizer()
+    assert (tokenizer.start, tokenizer.encode("hello world")) == (0, [2, 3])
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="tokenizer cannot be loaded"):
+        CATALOG.model(f"path:{tmp_path}").tokenizer()

@@ -6,7 +6,7 @@ import torch
 
 from effbench.plugin import InputError
 from effbench.plugin.discovery import discover
-from effbench.plugin.text_workload import TextWorkload
+from effbench.plugin.text_workload import TextWorkload, passages_of
 from effbench.plugin.transformers_source import ByteTokenizer
 from effbench.reference.texts import Document, Splits
 from tests.records import make_cell
@@ -90,7 +90,7 @@ def test_a_prompt_is_neither_learnt_nor_scored():
 
 def test_own_text_as_a_file_and_as_lines(tmp_path):
     plain = tmp_path / "mine.txt"
-    plain.write_text("\n\n".join(f"Paragraph {i} " + "word " * 150 for i in range(60)))
+    plain.write_text("\n\n".join(" ".join(f"word{i}x{j}" for j in range(90)) for i in range(60)))
     parts = CATALOG.workload(f"text:{plain}").splits
     assert all(parts)
     assert not {d.text for d in parts.train} & {d.text for d in parts.test}
@@ -107,6 +107,7 @@ def test_own_text_as_a_file_and_as_lines(tmp_path):
     [
         ("absent.txt", None, "no such file"),
         ("short.txt", "only one", "split; give more documents"),
+        ("empty.txt", " \n", "the file is empty"),
         ("bad.jsonl", '{"text": "a"}\n{"text"', "line 2 is not JSON"),
         ("other.jsonl", '{"question": "a"}', "line 1: expected"),
     ],
@@ -128,3 +129,82 @@ def test_an_unreadable_cache_is_made_again(tmp_path, monkeypatch):
     (tmp_path / "deep" / "cache.json").write_text("[[{")
     assert CATALOG.workload("docstrings").splits == first
     assert json.loads((tmp_path / "deep" / "cache.json").read_text())
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_one_warning(tmp_path, monkeypatch, caplog):
+    import effbench_plugins.text_workloads as module
+
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(module, "_cache_file", lambda: tmp_path / "file" / "cache.json")
+    monkeypatch.setattr(module.texts, "unseen_docstrings", lambda: [Document(f"m:{i}", f"text {i}") for i in range(40)])
+    assert all(CATALOG.workload("docstrings").splits)
+    assert len(caplog.messages) == 1
+    assert "is not written" in caplog.messages[0]
+
+
+def test_epochs_have_different_orders_and_no_window_overlaps_another():
+    class Small(TextWorkload):
+        name = "small"
+
+        def read(self):
+            return Splits([Document(str(i), chr(65 + i) * 9) for i in range(8)], [Document("v", "v")], [Document("t", "t")])
+
+    batches = Small().training_batches(TOKENIZER, make_cell(seq_len=10, batch_size=8), 3, seed=0)
+    epochs = [[bytes(row.tolist()).decode() for row in batch["input_ids"]] for batch in batches]
+    assert all(sorted(epoch) == ["\0" + chr(65 + i) * 9 for i in range(8)] for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert Small().prompts(TOKENIZER, make_cell(seq_len=3, batch_size=2)).tolist() == [[0, 116, 0], [116, 0, 116]]
+
+
+def test_a_window_with_nothing_to_learn_is_left_out():
+    """The mean loss over no label is not a number."""
+
+    class LongPrompt(TextWorkload):
+        name = "long-prompt"
+
+        def read(self):
+            return Splits(*([Document("d", "yes", prompt="why " * 30)] for _ in range(3)))
+
+    cell = make_cell(seq_len=8, batch_size=1)
+    batches = LongPrompt().training_batches(TOKENIZER, cell, 20, seed=0)
+    assert all((batch["labels"][:, 1:] != -100).any() for batch in batches)
+    assert LongPrompt().quality(uniform, TOKENIZER, cell).scores["bits_per_byte"] == pytest.approx(8.0, abs=1e-5)
+
+
+def test_evaluation_batches_shrink_with_the_vocabulary():
+    shapes = []
+
+    def watched(ids, mask):
+        shapes.append(ids.shape)
+        return torch.zeros(*ids.shape, 256)
+
+    cell = make_cell(seq_len=64, quality_documents=100)
+    CATALOG.workload("docs").quality(watched, TOKENIZER, cell)
+    assert max(b * n for b, n in shapes) <= 4096
+    shapes.clear()
+    cell = cell.model_copy(update={"facts": cell.facts.model_copy(update={"vocab": 2**18})})
+    CATALOG.workload("docs").quality(watched, TOKENIZER, cell)
+    assert max(b * n for b, n in shapes) <= 256
+
+
+def test_passages_are_whole_paragraphs_of_up_to_2000_characters():
+    document = Document("d", "\n\n".join("p" * size for size in (900, 900, 198, 10, 3000, 5)))
+    passages = passages_of(document)
+    assert [p.name for p in passages] == ["d#0", "d#1", "d#2", "d#3"]
+    assert [len(p.text) for p in passages] == [1802, 210, 3000, 5]
+    assert "\n\n".join(p.text for p in passages) == document.text
+
+
+def test_own_texts_splits_share_no_prompt_and_no_paragraph(tmp_path):
+    lines = tmp_path / "mine.jsonl"
+    repeated = " ".join(f"licence{i}" for i in range(20))
+    items = [{"prompt": f"question {i % 40}", "completion": f"answer {i}"} for i in range(80)]
+    items += [{"text": f"{repeated}\n\nOwn text {i} with\u2028a separator of lines"} for i in range(60)]
+    lines.write_text("\n".join(json.dumps(item, ensure_ascii=False) for item in items), encoding="utf-8")
+    splits = CATALOG.workload(f"text:{lines}").splits
+    prompts = [{d.prompt for d in part if d.prompt} for part in splits]
+    assert all(prompts)
+    assert not prompts[0] & prompts[1]
+    assert not (prompts[0] | prompts[1]) & prompts[2]
+    assert sum(len(part) for part in splits) == 140
+    assert [any(repeated in d.text for d in part) for part in splits] == [False, False, True]

@@ -1,4 +1,3 @@
-import ast
 import hashlib
 import re
 
@@ -66,25 +65,17 @@ def test_unseen_docstrings_are_not_in_the_training_corpus(corpus):
     assert len(snippets) > 1000
     found = [snippet for snippet in snippets if snippet in seen]
     # Fewer than 13 words of shared prose may be left (a licence line, a signature); a document may not.
-    assert len(found) / len(snippets) < 0.01, found[:10]
+    assert len(found) / len(snippets) < 0.002, found[:10]
 
 
 def test_docstrings_are_taken_out_of_the_source():
-    source = '"""Module text."""\n# a comment\nclass A:\n    """Class\n    text."""\n    x = """kept"""\n    def f(self):\n        "Doc."\n'
+    kept = '# a comment\nclass A:\n    x = """kept"""\n    def f(self):\n        return 1'
+    source = f'"""Module text."""\n{kept}'.replace("A:\n", 'A:\n    """Class\n    text."""\n').replace(
+        "self):\n", "self):\n        'D.'\n"
+    )
     file = texts._read("m", source)
-    assert [(d.name, d.text) for d in file.docstrings] == [("m:", "Module text."), ("m:A", "Class\ntext."), ("m:A.f", "Doc.")]
-    assert file.source.text == '# a comment\nclass A:\n    x = """kept"""\n    def f(self):'
-
-
-def test_almost_no_docstring_is_left_in_the_library():
-    left = 0
-    for document in texts.library_source():
-        try:
-            tree = ast.parse(document.text)
-        except SyntaxError:  # a function that was only a docstring has no body now; it is text to read, not to run
-            continue
-        left += sum(1 for node in ast.walk(tree) if isinstance(node, ast.Module) and ast.get_docstring(node))
-    assert left == 0
+    assert [(d.name, d.text) for d in file.docstrings] == [("m:", "Module text."), ("m:A", "Class\ntext."), ("m:A.f", "D.")]
+    assert file.source.text == kept
 
 
 def test_the_split_depends_on_the_name_alone():

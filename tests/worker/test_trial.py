@@ -1,0 +1,185 @@
+"""A trial in this process, with a clock that only the test moves: what is timed, and what is not."""
+
+import json
+
+import pytest
+import torch
+
+from effbench.plugin import Quality, Workload
+from effbench.plugin.discovery import discover
+from effbench.worker import trial
+from tests.end_to_end.conftest import TINY
+from tests.records import FACTS, make_cell
+
+
+class Clock:
+    """Moves only when told."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Counted(Workload):
+    """Evaluation and data take a very long time on the fake clock, which no metric may show."""
+
+    name = "counted"
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+
+    def data_hash(self):
+        return "x"
+
+    def training_batches(self, tokenizer, cell, count, seed):
+        self.clock.now += 1000
+        ids = torch.randint(1, 256, (cell.batch_size, cell.seq_len))
+        return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}] * count
+
+    def prompts(self, tokenizer, cell):
+        self.clock.now += 1000
+        return torch.randint(1, 256, (cell.batch_size, cell.seq_len))
+
+    def quality(self, logits, tokenizer, cell):
+        self.clock.now += 1000
+        return Quality({"bits_per_byte": 8.0}, {"bits_per_byte": [8.0]}, [1.0], ["a"])
+
+
+def ticking(clock, forward_s=1.0):
+    """A plugin-made technique that moves the clock: 1 s per training step, 4 s per prefill, 0.5 s per decoded token."""
+    from dataclasses import replace
+
+    from effbench.plugin import Technique
+
+    class Ticking(Technique):
+        name = "ticking"
+        family = "other"
+
+        def train(self, step, ctx):
+            update = step.update
+
+            def slow(current):
+                clock.now += forward_s
+                update(current)
+
+            return replace(step, update=slow)
+
+        def infer(self, inference, ctx):
+            clock.now += 7.0
+            prefill, decode = inference.prefill, inference.decode
+
+            def slow_prefill(*arguments):
+                clock.now += 4.0
+                return prefill(*arguments)
+
+            def slow_decode(*arguments):
+                clock.now += 0.5
+                return decode(*arguments)
+
+            return replace(inference, prefill=slow_prefill, decode=slow_decode)
+
+    return Ticking()
+
+
+@pytest.fixture
+def run(tmp_path):
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps(TINY))
+    catalog, clock = discover(), Clock()
+
+    def go(*techniques, trained=True, **changes):
+        source = catalog.model(f"config:{file}")
+        source.trained = trained
+        cell = make_cell(facts=FACTS, **({"batch_size": 3, "seq_len": 20, "steps": 8, "new_tokens": 5} | changes))
+        meters = [catalog.meters.get(name)() for name in catalog.meters.names()]
+        request = trial.TrialRequest(cell, 1, [ticking(clock), *techniques], source, Counted(clock), meters, {})
+        return trial.run(request, lambda phase: None, clock)
+
+    return go
+
+
+def value(outcome, name):
+    return outcome.metrics[name]["median"]
+
+
+def test_times_are_of_steps_alone(run):
+    outcome = run()
+    assert outcome.status == "ok", outcome.error
+    assert value(outcome, "train.step_s") == 1.0
+    assert outcome.samples["samples"]["step"] == [1.0] * 8
+    assert value(outcome, "infer.convert_s") == 7.0
+
+
+def test_throughput_times_mean_time_is_the_volume(run):
+    outcome = run()
+    assert value(outcome, "train.tokens_per_s") * 1.0 == 3 * 20
+    assert value(outcome, "infer.prefill_tokens_per_s") * 4.0 == 3 * 20
+    assert value(outcome, "infer.decode_tokens_per_s") * 2.0 == 3 * 4
+
+
+def test_decode_excludes_prefill_and_counts_tokens_less_one(run):
+    outcome = run()
+    assert value(outcome, "infer.prefill_s") == 4.0
+    assert value(outcome, "infer.decode_token_s") == 0.5
+    assert value(outcome, "infer.end_to_end_s") == 6.0
+
+
+def test_a_phase_without_work_is_skipped_with_its_reason(run):
+    from effbench.plugin import Technique
+
+    class Frozen(Technique):
+        name = "frozen"
+        family = "other"
+
+        def apply(self, model, ctx):
+            return model.requires_grad_(False)
+
+    outcome = run(Frozen(), sampling={"max_seconds": 1e-9})
+    assert outcome.phases["train"] == "skipped: the stack leaves nothing to train"
+    assert "train.step_s" not in outcome.metrics
+
+
+def test_random_weights_have_no_quality_and_say_so(run):
+    outcome = run(trained=False)
+    assert outcome.quality is None
+    assert "random" in outcome.quality_absent
+
+
+def test_a_loss_that_is_not_finite_is_diverged_and_keeps_what_came_before(run):
+    from effbench.plugin import Technique
+
+    class Broken(Technique):
+        name = "broken"
+        family = "other"
+
+        def train(self, step, ctx):
+            from dataclasses import replace
+
+            return replace(step, loss=lambda model, batch: model(**batch).loss * float("inf"))
+
+    outcome = run(Broken())
+    assert outcome.status == "diverged"
+    assert "step 1 of 8" in outcome.error
+    assert "load.duration_s" in outcome.metrics
+
+
+def test_running_out_of_memory_is_its_own_status(run):
+    from effbench.plugin import Technique
+
+    class Hungry(Technique):
+        name = "hungry"
+        family = "other"
+
+        def apply(self, model, ctx):
+            torch.empty(2**50)
+
+    assert run(Hungry()).status == "oom"
+
+
+def test_memory_of_inference_does_not_contain_the_optimizer(run):
+    outcome = run(sampling={"max_seconds": 0.001})
+    assert value(outcome, "infer.peak_memory_bytes") > 0
+    assert value(outcome, "train.peak_memory_bytes") > 0
