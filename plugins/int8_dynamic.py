@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from effbench.plugin import Cell, Context, Inference, Technique, hookimpl
+from effbench.plugin import Cell, Context, Inference, InputError, Technique, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class Int8Dynamic(Technique):
     """Linear layers in int8, activations scaled anew in every call (Dettmers et al. 2022, arXiv 2208.07339, without outliers).
 
-    On a CPU PyTorch's own `quantize_dynamic` (oneDNN kernels), the fastest that was measured; on CUDA torchao. Weights shrink
-    to a quarter; embeddings and the head stay. It does not help where layers are so small that quantizing activations costs
-    more than the product saves, and nothing can be trained through it.
+    On a CPU PyTorch's own `quantize_dynamic` (oneDNN kernels), the fastest that was measured; on CUDA torchao, which it needs
+    there. Weights shrink to a quarter; embeddings stay float, and so does the head, which often shares its weight with them,
+    and adapters that are not merged. It does not help where layers are so small that quantizing activations costs more than
+    the product saves, and nothing can be trained through it.
     """
 
     name: ClassVar = "int8_dynamic"
@@ -47,38 +48,36 @@ class Int8Dynamic(Technique):
         return inference if self.at == "apply" else replace(inference, model=_convert(inference.model, ctx))
 
     def store(self, tensors: "dict[str, Tensor]", ctx: Context) -> "dict[str, Tensor]":
-        """Integers, scales and zero points as plain tensors, so that a checkpoint is as small as it really can be."""
+        """Integers and scales as plain tensors, so that a checkpoint is as small as it really can be.
+
+        Weights are symmetric per output channel: all zero points are 0 and are not written.
+        """
         import torch
 
         plain: dict[str, Tensor] = {}
+        value: Any
         for name, value in tensors.items():
-            if isinstance(value, torch.Tensor) and not value.is_quantized:
-                plain[name] = value
-            elif isinstance(value, tuple):  # a quantized layer's (weight, bias)
+            if isinstance(value, tuple):  # quantize_dynamic's (weight, bias)
                 weight, bias = value
                 stem = name.removesuffix("._packed_params._packed_params")
-                plain |= {
-                    f"{stem}.weight_int8": weight.int_repr(),
-                    f"{stem}.scale": weight.q_per_channel_scales() if _per_channel(weight) else torch.tensor(weight.q_scale()),
-                }
+                plain.pop(f"{stem}.zero_point", None)  # of activations, as is the scale: placeholders in a dynamic layer
+                plain[f"{stem}.weight_int8"] = weight.int_repr()
+                plain[f"{stem}.scale"] = weight.q_per_channel_scales().float()  # float64 of what was found in float32
                 if bias is not None:
                     plain[f"{stem}.bias"] = bias
+            elif hasattr(value, "qdata"):  # torchao's
+                stem = name.removesuffix(".weight")
+                plain[f"{stem}.weight_int8"], plain[f"{stem}.scale"] = value.qdata, value.scale
+            elif isinstance(value, torch.Tensor):
+                plain[name] = value
         return plain
-
-
-def _per_channel(weight: "Tensor") -> bool:
-    import torch
-
-    return weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric)
 
 
 def _convert(model: "nn.Module", ctx: Context) -> "nn.Module":
     import torch
-    from torch import nn
 
-    getter: Any = getattr(model, "get_output_embeddings", lambda: None)
-    head = getter()
-    layers = {name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head}
+    _untranspose(model)
+    layers = _layers(model)
     if ctx.device.type == "cuda":
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
@@ -91,12 +90,43 @@ def _convert(model: "nn.Module", ctx: Context) -> "nn.Module":
 
     with warnings.catch_warnings():
         # Deprecated in favour of torchao, whose int8 kernels were 2–10 times slower on CPUs when measured.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
         converted: nn.Module = quantize_dynamic(
             model.eval(), dict.fromkeys(layers, per_channel_dynamic_qconfig), dtype=torch.qint8, inplace=True
         )
     return converted
+
+
+def _untranspose(model: "nn.Module") -> None:
+    """GPT-2's Conv1D is a linear layer with its weight transposed, which no int8 kernel takes: make it a Linear."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            linear = nn.Linear(module.nx, module.nf, device="meta")
+            linear.weight = nn.Parameter(module.weight.detach().t().contiguous(), requires_grad=False)
+            linear.bias = module.bias
+            model.set_submodule(name, linear)
+
+
+def _layers(model: "nn.Module") -> set[str]:
+    """Names of the linear layers to convert: not the head, nor an adapter's own, whose weights peft reads as float."""
+    from torch import nn
+
+    getter: Any = getattr(model, "get_output_embeddings", lambda: None)
+    head = getter()
+    modules = dict(model.named_modules())
+    wrappers = {name: module for name, module in modules.items() if isinstance(getattr(module, "base_layer", None), nn.Module)}
+    if any(len(getattr(module, "lora_magnitude_vector", ())) for module in wrappers.values()):
+        raise InputError("int8_dynamic: unmerged DoRA reads the float weights in every call; merge it first")
+    adapters = {id(part) for module in wrappers.values() for part in module.modules()}
+    adapters -= {id(module.base_layer) for module in wrappers.values()}
+    found = {n for n, m in modules.items() if type(m) is nn.Linear and m is not head and id(m) not in adapters}
+    if not found:  # a row of the board called int8 that measures the untouched model would be a lie
+        raise InputError("int8_dynamic: no float linear layer to convert; another technique may have converted them")
+    return found
 
 
 @hookimpl

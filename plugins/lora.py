@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from effbench.plugin import Context, Inference, Technique, hookimpl
+from effbench.plugin import Context, Inference, InputError, Technique, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +17,8 @@ class LoRA(Technique):
 
     A matrix of m × n gets rank·(m + n) trainable parameters. Saves optimizer state and checkpoint bytes; a step still runs the
     whole model forward and nearly the whole backward, so small models hardly train faster. Merged, inference costs what the
-    base costs; unmerged it costs more. It does not help where the task needs an update of high rank.
+    base costs; unmerged it costs more. It does not help where the task needs an update of high rank. Merging needs float
+    weights: list it before a technique that converts them. Needs peft.
     """
 
     name: ClassVar = "lora"
@@ -37,6 +38,8 @@ class LoRA(Technique):
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Freeze the model and put the update beside its linear layers."""
+        import warnings
+
         from peft import LoraConfig, get_peft_model
 
         adapter = LoraConfig(
@@ -48,13 +51,21 @@ class LoRA(Technique):
             use_dora=self.dora,
             task_type="CAUSAL_LM" if ctx.cell.facts.causal else "FEATURE_EXTRACTION",
         )
-        wrapped: nn.Module = get_peft_model(model, adapter)
+        with warnings.catch_warnings():
+            # GPT-2's Conv1D keeps its weights transposed; peft sees that by itself, and says so once for every layer.
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+            wrapped: nn.Module = get_peft_model(model, adapter)
         return wrapped
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """Merge, so that nothing of peft remains in the forward pass."""
         if not self.merged:
             return inference
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = (module for module in inference.model.modules() if isinstance(module, BaseTunerLayer))
+        if any(callable(layer.get_base_layer().weight) for layer in layers):  # a packed layer's weight is a method
+            raise InputError("lora cannot merge into converted layers: list it before the technique that converts them")
         return replace(inference, model=inference.model.merge_and_unload())  # type: ignore[operator]  # a PeftModel's method
 
 

@@ -17,7 +17,8 @@ class MagnitudePruning(Technique):
 
     Before training (`at = "apply"`) the rest is trained on and recovers; after it (`at = "infer"`) nothing recovers. Embeddings
     and the head stay whole. Zeros in a dense matrix save neither time nor memory: the board shows it. LoRA behind it leaves the
-    zeros of the frozen weights alone, but merging fills them again; use `merged = false`, or prune with `at = "infer"` last.
+    zeros of the frozen weights alone, but merging fills them again: `infer` runs in the suite's order, so keep the zeros with
+    LoRA's `merged = false`, or list this last with `at = "infer"`.
     """
 
     name: ClassVar = "magnitude_pruning"

@@ -1,12 +1,12 @@
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from effbench.plugin import Context
 from effbench.plugin.discovery import discover
 from effbench.worker import defaults
-from tests.records import make_cell
+from tests.records import FACTS, make_cell
 
 CATALOG = discover()
 
@@ -32,7 +32,22 @@ def gpt2():
     return GPT2LMHeadModel(GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=4, n_positions=128)).eval()
 
 
-BASES = {"llama": llama, "gpt2": gpt2}
+def bert():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return BertForMaskedLM(config).eval()
+
+
+BASES = {"llama": llama, "gpt2": gpt2, "bert": bert}
 
 
 class Harness:
@@ -40,7 +55,8 @@ class Harness:
 
     def __init__(self, base, techniques, steps=2, lr=1e-2):
         self.techniques = techniques
-        self.cell = make_cell(steps=steps, lr=lr)
+        facts = FACTS.model_copy(update={"model_type": base.__name__, "causal": base is not bert})
+        self.cell = make_cell(steps=steps, lr=lr, facts=facts)
         self.context = Context(
             cell=self.cell, device=torch.device("cpu"), rank=0, world_size=1, seed=0, base_model=base, calibration=lambda n: []
         )

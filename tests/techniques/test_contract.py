@@ -21,6 +21,13 @@ def case(request):
     return technique, BASES[base], harness
 
 
+def trained(technique, harness):
+    """After two steps, where the technique lets training happen: an untrained adapter would change nothing."""
+    if technique.unsupported_phase(harness.cell, "train") is None:
+        harness.train()
+    return harness.infer()
+
+
 def test_trains_and_moves_only_what_it_means_to(case):
     technique, _, harness = case
     if reason := technique.unsupported_phase(harness.cell, "train"):
@@ -30,14 +37,22 @@ def test_trains_and_moves_only_what_it_means_to(case):
     assert all(torch.isfinite(torch.tensor(losses)))
     moved = {name for name, p in harness.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved
-    assert all(p.requires_grad for name, p in harness.model.named_parameters() if name in moved)
+    assert moved == {name for name, p in harness.model.named_parameters() if p.requires_grad}
+
+
+def test_gives_finite_logits_for_every_position(case):
+    technique, _, harness = case
+    logits = logits_of(trained(technique, harness), IDS)
+    assert logits.shape == (2, 12, 256)
+    assert torch.isfinite(logits).all()
 
 
 def test_decoding_step_by_step_equals_the_full_forward(case):
-    _, _, harness = case
-    inference = harness.infer()
+    technique, _, harness = case
+    if not harness.cell.facts.causal:
+        pytest.skip("does not decode")
+    inference = trained(technique, harness)
     full = logits_of(inference, IDS)
-    assert full.shape == (2, 12, 256)
     with torch.no_grad():
         last, cache = inference.prefill(inference, IDS[:, :8], torch.ones_like(IDS[:, :8]))
         stepped = [last]
@@ -45,12 +60,15 @@ def test_decoding_step_by_step_equals_the_full_forward(case):
             last, cache = inference.decode(inference, IDS[:, position : position + 1], cache)
             stepped.append(last)
     # 8-bit activations and 16-bit products are rounded by the range of the whole call, so the tolerance is not float32's
-    torch.testing.assert_close(torch.stack(stepped, 1).float(), full[:, 7:], atol=0.05, rtol=0.05)
+    tolerance = 0.05 if technique.family in {"quantization", "precision"} else 1e-3
+    torch.testing.assert_close(torch.stack(stepped, 1).float(), full[:, 7:], atol=tolerance, rtol=tolerance)
 
 
 def test_a_causal_model_still_cannot_see_the_future(case):
     technique, _, harness = case
-    inference = harness.infer()
+    if not harness.cell.facts.causal:
+        pytest.skip("sees the future by design")
+    inference = trained(technique, harness)
     changed = IDS.clone()
     changed[:, 8:] = changed[:, 8:].flip(1)
     # scales of activations may be taken over the whole call: what leaks through them is rounding, not content
@@ -59,9 +77,9 @@ def test_a_causal_model_still_cannot_see_the_future(case):
 
 
 def test_leaves_no_state_behind(case):
-    _, base, harness = case
+    technique, base, harness = case
     reference = base()(input_ids=IDS).logits.detach()
-    harness.infer()
+    trained(technique, harness)
     assert torch.equal(base()(input_ids=IDS).logits.detach(), reference)
     assert torch.get_default_dtype() == torch.float32
 
@@ -81,7 +99,7 @@ def test_what_is_stored_can_be_written_and_holds_tensors(case, tmp_path):
     from effbench.worker.checkpoint import _tensors
 
     technique, _, harness = case
-    stored = technique.store(_tensors(harness.infer().model), harness.context)
+    stored = technique.store(_tensors(trained(technique, harness).model), harness.context)
     save_file({name: tensor.contiguous() for name, tensor in stored.items()}, tmp_path / "x.safetensors")
     loaded = load_file(tmp_path / "x.safetensors")
     assert all(torch.equal(loaded[name], copy.copy(tensor)) for name, tensor in stored.items())
