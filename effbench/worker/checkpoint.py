@@ -42,7 +42,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor) and not value.is_quantized:
             key = (value.data_ptr(), value.storage_offset(), value.shape)
-            if key not in seen or not value.numel():
+            if key not in seen or not value.data_ptr():  # a wrapper tensor, or an empty one, has no storage to share
                 seen.add(key)
                 kept[name] = value
         else:  # packed parameters of quantized modules: `store` of the technique that made them writes them out
