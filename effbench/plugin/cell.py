@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Phase = Literal["load", "apply", "train", "infer"]
+Phase = Literal["load", "apply", "train", "convert", "infer"]
+"""convert is the part of infer in which techniques merge and convert, before anything is timed."""
 
 
 class ModelFacts(BaseModel):

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from effbench.plugin.cell import Cell, Phase
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from effbench.plugin.technique import Batch, Inference, TrainStep
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Metric:
     direction: Literal["lower", "higher"]
     definition: str
     """One line."""
+    across_ranks: Literal["first", "max", "sum"] = "first"
+    """How the values of several ranks become the one in the record; timings are already those of the slowest rank."""
 
 
 class Summary(BaseModel):
@@ -51,6 +55,17 @@ class Observation:
     stopped: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     """Exact figures such as bytes on disk, by name."""
+    rank: int = 0
+    step: "TrainStep | None" = None
+    """Phase train: the step as every technique left it, with its optimizer."""
+    batch: "Batch | None" = None
+    """Phase train: this rank's share of one batch."""
+    inference: "Inference | None" = None
+    """Phase infer: the object that is timed, and whose quality is measured."""
+    prompt: "Tensor | None" = None
+    """Phase infer: this rank's share of the prompts, token ids (b, seq_len)."""
+    cache: Any = None
+    """Phase infer, at its end: what the last prefill and decode loop left as their cache."""
 
 
 class Meter(ABC):
