@@ -34,8 +34,7 @@ def run(
     from effbench.launch.worker import WorkerError
 
     planned, catalog, sources = prepare(suite, plugin, stack, set_)
-    catalog.launchers.get(launcher)
-    session = Run(planned, catalog, sources, results, rounds or planned.suite.rounds, launcher, retry_failed)
+    session = Run(planned, catalog, sources, results, rounds or planned.suite.rounds, catalog.launcher(launcher), retry_failed)
     for problem in session.problems:
         typer.echo(f"effbench: {problem}", err=True)
     for reason, count in planned.skip_reasons():

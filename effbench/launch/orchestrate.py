@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from effbench.launch.answer import Answer
 from effbench.launch.fingerprint import Fingerprints
-from effbench.launch.worker import Answer, Worker
+from effbench.launch.worker import Worker
 from effbench.plan.plan import Plan, techniques_of
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
+from effbench.plugin.launcher import Launcher
 from effbench.store.machine import this_machine
 from effbench.store.record import Record, Status
 from effbench.store.store import Store
@@ -51,7 +53,7 @@ class Run:
     sources: Sources
     results: Path
     rounds: int
-    launcher: str = "local"
+    launcher: Launcher
     retry_failed: bool = False
     session: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -65,6 +67,7 @@ class Run:
         self.problems = found.problems
         self._current = {cell.id: self._fingerprints.of(cell) for cell in self.plan.cells}
         self._done = {(r.cell_id, r.round) for _, r in found.records if self._counts(r)}
+        self._across_ranks = {metric.name: metric.across_ranks for metric in self.catalog.metrics().values()}
         self._git = _git_state(Path.cwd(), self.results)
 
     def pending(self) -> list[tuple[int, Cell]]:
@@ -89,6 +92,7 @@ class Run:
         finally:
             for worker in workers.values():
                 worker.close()
+            self.launcher.close()
         return records
 
     def _counts(self, record: Record) -> bool:
@@ -118,7 +122,7 @@ class Run:
             "trust_remote_code": suite.trust_remote_code,
             "imports": sorted({module for cell in cells for t in techniques_of(cell, self.catalog) for module in t.imports}),
         }
-        return Worker(self.catalog.launchers.get(self.launcher)(), world_size, start)
+        return Worker(self.launcher, world_size, start, self._across_ranks)
 
     def _trial(self, worker: Worker, cell: Cell, number: int, listener: Listener) -> Record:
         suite = self.plan.suite
@@ -158,8 +162,8 @@ def _findings(answer: Answer, timeout_s: float) -> tuple[dict[str, Any], dict[st
     """The fields of a record that the trial itself decides, and its raw samples."""
     if answer.outcome is None:
         status, error = _death(answer, timeout_s)
-        return {"status": status, "error": scrubbed(error)}, None
-    found = dict(answer.outcome)
+        return {"status": status, "error": scrubbed(error), "failing_rank": answer.rank}, None
+    found = answer.outcome | {"failing_rank": answer.rank}
     samples = found.pop("samples")
     if found["error"]:
         found["error"] = scrubbed(found["error"])

@@ -86,7 +86,7 @@ class Catalog:
         try:
             return technique(**options)
         except ValidationError as error:
-            raise InputError(_option_error(technique, error)) from error
+            raise InputError(_option_error("technique", technique, error)) from error
 
     def model(self, reference: str, *, trust_remote_code: bool = False) -> ModelSource:
         """The source behind `name` or `name:argument`."""
@@ -97,6 +97,14 @@ class Catalog:
         """The workload behind `name` or `name:argument`."""
         name, separator, argument = reference.partition(":")
         return self.workloads.get(name)(argument if separator else None)
+
+    def launcher(self, name: str, options: Mapping[str, Any] | None = None) -> Launcher:
+        """A launcher with validated options."""
+        launcher = self.launchers.get(name)
+        try:
+            return launcher(**(options or {}))
+        except ValidationError as error:
+            raise InputError(_option_error("launcher", launcher, error)) from error
 
     def metrics(self) -> dict[str, Metric]:
         """Every meter's metrics by name."""
@@ -114,15 +122,15 @@ class Catalog:
         return digest.hexdigest()[:16]
 
 
-def _option_error(technique: type[Technique], error: ValidationError) -> str:
-    """The first thing wrong with a technique's options, in one line."""
+def _option_error(kind: str, thing: type[Technique] | type[Launcher], error: ValidationError) -> str:
+    """The first thing wrong with a technique's or launcher's options, in one line."""
     first = error.errors()[0]
-    option = ".".join(map(str, first["loc"]))
+    option, what = ".".join(map(str, first["loc"])), f"{kind} {thing.name!r}"
     if first["type"] == "extra_forbidden":
-        return f"technique {technique.name!r}: {unknown('option', option, technique.model_fields)}"
+        return f"{what}: {unknown('option', option, thing.model_fields)}"
     if first["type"] == "missing":
-        return f"technique {technique.name!r}: option {option!r} is required"
+        return f"{what}: option {option!r} is required"
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
     if not option:  # a rule over several options at once
-        return f"technique {technique.name!r}: {message}"
-    return f"technique {technique.name!r}: option {option} = {first['input']!r}: {message[:1].lower()}{message[1:]}"
+        return f"{what}: {message}"
+    return f"{what}: option {option} = {first['input']!r}: {message[:1].lower()}{message[1:]}"

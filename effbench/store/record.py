@@ -50,6 +50,8 @@ class Record(_Strict):
     status: Status
     error: str | None = None
     """For every status but ok: the reason, or the traceback."""
+    failing_rank: int | None = None
+    """Of several ranks, the one that the error is of."""
     phases: dict[str, str] = {}
     """ok, or `skipped: reason`, by phase."""
     metrics: dict[str, Summary] = {}
@@ -73,7 +75,8 @@ class Record(_Strict):
     def headline(self) -> str:
         """The error in one line: of a traceback the exception, otherwise the reason before what was printed."""
         lines = (self.error or "").strip().splitlines() or [""]
-        return (lines[-1] if lines[0].startswith("Traceback") else lines[0])[:200]
+        line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+        return (f"rank {self.failing_rank}: " if self.failing_rank is not None else "") + line[:200]
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The warm parent: imports once, forks a child per trial, and waits without spinning.
 
-Run as `python -m effbench.worker.host`; EFFBENCH_ADDRESS and EFFBENCH_KEY say where the orchestrator listens. It never runs
-a torch operation itself: a parent with busy threads makes forked children hang.
+Run as `python -m effbench.worker.host`, once or by torchrun for every rank; EFFBENCH_ADDRESS and EFFBENCH_KEY say where the
+orchestrator listens, torchrun's RANK, LOCAL_RANK and WORLD_SIZE which rank this is. It never runs a torch operation itself: a
+parent with busy threads makes forked children hang.
 """
 
 import os
@@ -15,6 +16,7 @@ import gc
 import importlib
 import json
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -34,28 +36,32 @@ from effbench.plugin.discovery import discover
 from effbench.plugin.model import ModelSource
 from effbench.plugin.workload import Workload
 from effbench.worker import trial
+from effbench.worker.ranks import Place, Ranks, Rendezvous, join, listen
 
 _LOG_TAIL = 4000
 _MEMORY_POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
+_PLACE = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 
 
 def main() -> None:
     """Serve trials until the orchestrator closes the connection."""
     _die_with_parent()
     address = os.environ["EFFBENCH_ADDRESS"].rpartition(":")
+    place = Place(*(int(os.environ.get(name, default)) for name, default in _PLACE))
     with Client((address[0], int(address[2])), authkey=bytes.fromhex(os.environ.pop("EFFBENCH_KEY"))) as connection:
         try:
-            Host(connection, _receive(connection)).serve()
+            _send(connection, {"rank": place.rank})
+            Host(connection, place, _receive(connection)).serve()
         except (EOFError, ConnectionError):
             return  # the orchestrator is gone; so are we
 
 
 class Host:
-    """One warm worker."""
+    """One warm worker: the only one, or one rank of several."""
 
-    def __init__(self, connection: Connection, start: dict[str, Any]) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, place: Place, start: dict[str, Any]) -> None:
+        self._connection, self._place = connection, place
         self._catalog: Catalog = discover([Path(f) for f in start["files"]], [Path(f) for f in start["folders"]])
         self._sources: dict[str, ModelSource] = {
             label: self._catalog.model(ref, trust_remote_code=start["trust_remote_code"])
@@ -71,7 +77,20 @@ class Host:
         """One request, one child, one answer."""
         gc.freeze()  # what is imported is never garbage: collecting it would copy its pages in every child
         while True:
-            self._fork(_receive(self._connection))
+            request = _receive(self._connection)
+            if "rendezvous" in request and self._place.rank == 0:
+                with self._open_rendezvous() as store:
+                    self._fork(request, store)
+            else:
+                self._fork(request)
+
+    def _open_rendezvous(self) -> socket.socket:
+        """Open the port of the trial's store and tell the orchestrator, who tells the other ranks."""
+        one_machine = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+        host = "127.0.0.1" if one_machine else os.environ["MASTER_ADDR"]
+        store = listen(host)
+        _send(self._connection, {"rendezvous": [host, store.getsockname()[1]]})
+        return store
 
     def _warm(self, imports: list[str]) -> None:
         models = {source.facts().model_type for source in self._sources.values()}
@@ -84,14 +103,14 @@ class Host:
         if torch.cuda.is_initialized():
             raise RuntimeError("a library initialised CUDA while it was imported; forked trials could not use the GPU")
 
-    def _fork(self, request: dict[str, Any]) -> None:
+    def _fork(self, request: dict[str, Any], store: socket.socket | None = None) -> None:
         receiver, sender = Pipe(duplex=False)
         with tempfile.TemporaryFile() as log:
             child = os.fork()
             if child == 0:
                 receiver.close()
                 self._connection.close()
-                self._child(request, sender, log)
+                self._child(request, sender, log, store)
             sender.close()
             ended = self._watch(child, receiver, request.get("memory_bytes"))
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
@@ -129,7 +148,7 @@ class Host:
         code = os.waitstatus_to_exitcode(status)
         return {"reason": reason, "exit": code, "signal": signal.Signals(-code).name if code < 0 else None}
 
-    def _child(self, request: dict[str, Any], sender: Connection, log: IO[bytes]) -> Never:
+    def _child(self, request: dict[str, Any], sender: Connection, log: IO[bytes], store: socket.socket | None) -> Never:
         code = 1
         try:
             forked_at = time.monotonic()
@@ -138,17 +157,8 @@ class Host:
             for descriptor in (1, 2):  # what a plugin prints goes into the record of its failure, never into ours
                 os.dup2(log.fileno(), descriptor)
             faulthandler.enable()
-            cell = Cell.model_validate(request["cell"])
             outcome = trial.run(
-                trial.TrialRequest(
-                    cell=cell,
-                    seed=request["seed"],
-                    techniques=[self._catalog.technique(name, options) for name, options in cell.techniques],
-                    source=self._sources[cell.model],
-                    workload=self._workloads[cell.workload],
-                    meters=[self._catalog.meters.get(name)() for name in self._catalog.meters.names()],
-                    phase_skips=request["phase_skips"],
-                ),
+                self._trial_request(request, store),
                 announce=lambda phase: _send(sender, {"phase": phase, "after_s": time.monotonic() - forked_at}),
             )
             sys.stdout.flush()
@@ -160,6 +170,31 @@ class Host:
         finally:
             sys.stderr.flush()
             os._exit(code)
+
+    def _trial_request(self, request: dict[str, Any], store: socket.socket | None) -> trial.TrialRequest:
+        cell = Cell.model_validate(request["cell"])
+        techniques = [self._catalog.technique(name, options) for name, options in cell.techniques]
+        device = torch.device(cell.device, self._place.local_rank) if cell.device == "cuda" else torch.device(cell.device)
+        ranks = Ranks()
+        if cell.world_size > 1:
+            rendezvous = Rendezvous(*request["rendezvous"]) if store is None else Rendezvous(*_address(store), store.detach())
+            ranks = join(self._place, rendezvous, device, techniques)
+        return trial.TrialRequest(
+            cell=cell,
+            seed=request["seed"],
+            techniques=techniques,
+            source=self._sources[cell.model],
+            workload=self._workloads[cell.workload],
+            meters=[self._catalog.meters.get(name)() for name in self._catalog.meters.names()],
+            phase_skips=request["phase_skips"],
+            ranks=ranks,
+            device=device,
+        )
+
+
+def _address(store: socket.socket) -> tuple[str, int]:
+    host, port = store.getsockname()[:2]
+    return host, port
 
 
 def _send(connection: Connection, message: dict[str, Any]) -> None:

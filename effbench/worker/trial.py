@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from effbench.plugin.technique import Batch, Context, Inference, Technique, Trai
 from effbench.plugin.workload import Quality, Workload
 from effbench.worker import defaults
 from effbench.worker.checkpoint import Checkpoints
+from effbench.worker.ranks import Ranks
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -39,6 +41,8 @@ class TrialRequest:
     workload: Workload
     meters: Sequence[Meter]
     phase_skips: dict[str, str]
+    ranks: Ranks = field(default_factory=Ranks)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass
@@ -71,23 +75,25 @@ def run(request: TrialRequest, announce: Callable[[str], None], clock: Clock = t
 class _Trial:
     def __init__(self, request: TrialRequest, outcome: Outcome, announce: Callable[[str], None], clock: Clock) -> None:
         self.request, self.outcome, self.announce = request, outcome, announce
-        self.cell = request.cell
-        self.device = torch.device(self.cell.device)
+        self.cell, self.ranks, self.device = request.cell, request.ranks, request.device
         self.clock = _synchronised(clock) if self.device.type == "cuda" else clock
         self.tokenizer = request.source.tokenizer()
         self.checkpoints = Checkpoints(request.techniques)
         self.context = Context(
             cell=self.cell,
             device=self.device,
-            rank=0,
-            world_size=self.cell.world_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             seed=request.seed,
             base_model=self._load_base,
             calibration=self._batches,
+            mesh=self.ranks.mesh,
         )
 
     def run(self) -> None:
         torch.set_num_threads(self.cell.threads)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self._seed()
         model = self._load()
         model = self._apply(model)
@@ -133,14 +139,14 @@ class _Trial:
             step = _checked(technique, "train", technique.train(step, self.context), TrainStep)
         before = self._quality(defaults.inference(step.model))
         batches = self._batches(self.cell.steps)
-        self._seed()
-        model.train()
-        observation = self._begin("train", step.model)
+        self._seed(self.ranks.data_rank)  # dropout differs between shares of a batch
+        step.model.train()
+        observation = self._begin("train", step.model, step=step, batch=batches[0])
         observation.facts["parameters.trainable"] = sum(p.numel() for p in trainable)
         observation.samples["step"] = self._steps(step, batches)
         observation.stopped["step"] = "steps"
         self._end(observation)
-        model.eval()
+        step.model.eval()
         self.outcome.quality = {"before": before.scores} if before else None
         size = self.checkpoints.delta_bytes(model, self.context)
         self._end(replace(self._observation("train"), facts={"checkpoint.delta_bytes": size}), meters_of="size")
@@ -151,8 +157,8 @@ class _Trial:
         for number, batch in enumerate(batches):
             start = self.clock()
             tensor = step.run(batch)
-            durations.append(self.clock() - start)
-            loss = float(tensor)
+            seconds, loss = self.ranks.agree(self.clock() - start, float(tensor))
+            durations.append(seconds)
             if not np.isfinite(loss):
                 raise DivergedError(f"loss is {loss} at step {number + 1} of {len(batches)}")
         self.outcome.final_loss = loss
@@ -162,36 +168,47 @@ class _Trial:
         model.eval()
         for parameter in model.parameters():
             parameter.grad = None  # the optimizer and its state are gone with `_train`
+        inference = self._convert(model)
+        size = self.checkpoints.full_bytes(inference.model, self.context)
+        self._record_quality(inference)
+        prompt = self.ranks.rows(self.request.workload.prompts(self.tokenizer, self.cell)).to(self.device)
+        observation = self._begin("infer", inference.model, inference=inference, prompt=prompt)
+        observation.facts["checkpoint.bytes"] = size
+        with torch.inference_mode():
+            self._sample_inference(inference, prompt, observation)
+        self._end(observation)
+
+    def _convert(self, model: nn.Module) -> Inference:
+        observation = self._begin("convert", model)
         start = self.clock()
         inference = defaults.inference(model)
         for technique in self.request.techniques:
             inference = _checked(technique, "infer", technique.infer(inference, self.context), Inference)
-        facts: dict[str, Any] = {"infer.convert_s": self.clock() - start}
-        facts["checkpoint.bytes"] = self.checkpoints.full_bytes(inference.model, self.context)
-        self._record_quality(inference)
-        observation = self._begin("infer", inference.model)
-        observation.facts.update(facts)
-        with torch.inference_mode():
-            self._sample_inference(inference, observation)
+        observation.facts["infer.convert_s"] = self.clock() - start
         self._end(observation)
+        return inference
 
-    def _sample_inference(self, inference: Inference, observation: Observation) -> None:
+    def _sample_inference(self, inference: Inference, ids: Tensor, observation: Observation) -> None:
         """Prefill and decode in turn, each timed by itself, until both are known well enough."""
-        ids = self.request.workload.prompts(self.tokenizer, self.cell).to(self.device)
         mask = torch.ones_like(ids)
         prefills: list[float] = []
         decodes: list[float] = []
         reason = None
-        while reason is None:
-            start = self.clock()
-            logits, cache = inference.prefill(inference, ids, mask)
-            prefills.append(self.clock() - start)
-            token = logits.argmax(-1, keepdim=True)
-            start = self.clock()
+
+        def prefill() -> tuple[Tensor, Any]:
+            return inference.prefill(inference, ids, mask)
+
+        def decode(logits: Tensor, cache: Any) -> Any:
             for _ in range(self.cell.new_tokens - 1):
-                logits, cache = inference.decode(inference, token, cache)
-                token = logits.argmax(-1, keepdim=True)
-            decodes.append(self.clock() - start)
+                logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
+            return cache
+
+        while reason is None:
+            seconds, (logits, cache) = self._timed(prefill)
+            prefills.append(seconds)
+            seconds, observation.cache = self._timed(partial(decode, logits, cache))
+            decodes.append(seconds)
+            # Every rank sees the same durations, so all stop after the same sample.
             reasons = enough(prefills, self.cell.sampling), enough(decodes, self.cell.sampling)
             reason = "cap" if "cap" in reasons else "interval" if all(reasons) else None
         observation.samples["prefill"] = prefills
@@ -199,6 +216,14 @@ class _Trial:
         if self.cell.new_tokens > 1:
             observation.samples["decode"] = decodes
         observation.samples["end_to_end"] = [p + d for p, d in zip(prefills, decodes, strict=True)]
+
+    def _timed(self, action: Callable[[], T]) -> tuple[float, T]:
+        """Seconds of the slowest rank, all starting together, and this rank's result."""
+        self.ranks.meet()
+        start = self.clock()
+        result = action()
+        seconds, _ = self.ranks.agree(self.clock() - start, 0.0)
+        return seconds, result
 
     def _record_quality(self, inference: Inference) -> None:
         before = (self.outcome.quality or {}).get("before", {})
@@ -231,26 +256,28 @@ class _Trial:
         return quality
 
     def _batches(self, count: int) -> list[Batch]:
+        """This rank's share of each batch."""
         batches = self.request.workload.training_batches(self.tokenizer, self.cell, count, self.request.seed)
-        return [{name: tensor.to(self.device) for name, tensor in batch.items()} for batch in batches]
+        return [{name: tensor.to(self.device) for name, tensor in self.ranks.share(batch).items()} for batch in batches]
 
     def _load_base(self) -> nn.Module:
         return self.request.source.load(LoadRequest(dtype=self.cell.dtype), self.request.seed).to(self.device)
 
-    def _seed(self) -> None:
-        random.seed(self.request.seed)
-        np.random.seed(self.request.seed)  # plugins may draw from the global generator
-        torch.manual_seed(self.request.seed)
+    def _seed(self, share: int = 0) -> None:
+        seed = self.request.seed + share
+        random.seed(seed)
+        np.random.seed(seed)  # plugins may draw from the global generator
+        torch.manual_seed(seed)
 
     def _skip(self, phase: str) -> None:
         self.outcome.phases[phase] = f"skipped: {self.request.phase_skips[phase]}"
 
-    def _observation(self, phase: Phase, model: nn.Module | None = None) -> Observation:
-        return Observation(cell=self.cell, phase=phase, model=model)
+    def _observation(self, phase: Phase, model: nn.Module | None = None, **seen: Any) -> Observation:
+        return Observation(cell=self.cell, phase=phase, model=model, rank=self.ranks.rank, **seen)
 
-    def _begin(self, phase: Phase, model: nn.Module | None = None) -> Observation:
+    def _begin(self, phase: Phase, model: nn.Module | None = None, **seen: Any) -> Observation:
         self.announce(phase)
-        observation = self._observation(phase, model)
+        observation = self._observation(phase, model, **seen)
         for meter in self.request.meters:
             meter.begin(observation)
         return observation

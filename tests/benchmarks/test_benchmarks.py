@@ -52,7 +52,7 @@ def test_from_fork_to_first_step(benchmark, tmp_path, config):
     content = {"name": "s", "baseline": "full", "models": [config], "workloads": ["docs"], "stacks": {"full": []}}
     shortest = {"min_samples": 2, "min_seconds": 0, "interval": 100, "max_seconds": 0.001}
     suite = Suite.model_validate(content | {"training": {"steps": 1}, "inference": {"new_tokens": 2}, "sampling": shortest})
-    run = Run(plan(suite, catalog), catalog, Sources(), tmp_path / "out", rounds=1)
+    run = Run(plan(suite, catalog), catalog, Sources(), tmp_path / "out", 1, catalog.launcher("local"))
     worker = run._worker(1)
 
     class Silent:

@@ -22,7 +22,7 @@ def make(tmp_path):
         axes = {"seq_len": [16, 32], "batch_size": [1, 2, 4]}
         content = {"name": "s", "baseline": "full", "models": [f"config:{file}"], "workloads": ["docs"], "axes": axes}
         suite = Suite.model_validate(content | {"stacks": {"full": [], "lora": ["lora"]}})
-        return Run(plan(suite, catalog), catalog, Sources(), tmp_path / "out", rounds, **keywords)
+        return Run(plan(suite, catalog), catalog, Sources(), tmp_path / "out", rounds, catalog.launcher("local"), **keywords)
 
     return run
 
