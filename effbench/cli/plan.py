@@ -35,6 +35,7 @@ def plan(
                 for c in planned.cells
             ],
             "skips": [{"id": s.cell.id, "stack": s.cell.stack, "reason": s.reason} for s in planned.skips],
+            "notes": planned.notes,
             "estimate": {"minutes": guess.minutes, "memory_gb": guess.memory_gb},
         }
         typer.echo(json.dumps(content, indent=2))
@@ -44,6 +45,8 @@ def plan(
         typer.echo(f"{describe(cell)}{skipped}")
     for skip in planned.skips:
         typer.echo(f"skipped: {describe(skip.cell)}: {skip.reason}")
+    for note in planned.notes:
+        typer.echo(f"note: {note}")
     typer.echo(
         f"{len(planned.cells)} cells × {count} rounds, {len(planned.skips)} skipped; "
         f"very roughly {guess.minutes:.1f} minutes and {guess.memory_gb:.1f} GB"

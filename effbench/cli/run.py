@@ -39,6 +39,8 @@ def run(
         typer.echo(f"effbench: {problem}", err=True)
     for reason, count in planned.skip_reasons():
         typer.echo(f"skipped: {count} cells: {reason}", err=True)
+    for note in planned.notes:
+        typer.echo(f"note: {note}", err=True)
     pending = session.pending()
     total = len(planned.cells) * session.rounds
     typer.echo(

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from math import prod
@@ -43,6 +43,8 @@ class Plan:
     models: dict[str, str] = field(default_factory=dict)
     """Label in cells and records → reference in the suite, which may hold a path."""
     workloads: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What the suite's axes might suggest, but no cell exists for."""
 
     def skip_reasons(self) -> list[tuple[str, int]]:
         """Each reason for skipping, and how many cells it took."""
@@ -57,11 +59,13 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
     workloads = _labelled({ref: workload.label for ref, workload in workload_objects.items()}, "workload")
     validator = _Validator(catalog)
     cells, skips, phase_skips = [], [], {}
+    single = {name for name, stack in suite.stacks.items() if not any(map(_dimension(catalog), stack.use))}
     device: Literal["cpu", "cuda"] = "cpu"
     if suite.device == "cuda" or (suite.device == "auto" and gpus()):
         device = "cuda"
-    for cell in _expand(suite, models, facts, workloads, device, only_stacks):
+    for cell in _expand(suite, models, facts, workloads, device, only_stacks, single):
         techniques = validator.techniques(cell)
+        cell = _split(cell, techniques)  # noqa: PLW2901 - the same cell, now with its share of the batch
         if reason := _reason_to_skip(cell, techniques, validator):
             skips.append(Skip(cell, reason))
             continue
@@ -73,7 +77,7 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
         cells.append(cell)
         if reasons:
             phase_skips[cell.id] = reasons
-    return Plan(suite, cells, skips, phase_skips, models, workloads)
+    return Plan(suite, cells, skips, phase_skips, models, workloads, list(_single_rank_notes(suite, single)))
 
 
 def techniques_of(cell: Cell, catalog: Catalog) -> list[Technique]:
@@ -157,11 +161,13 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
     workloads: dict[str, str],
     device: Literal["cpu", "cuda"],
     only_stacks: Sequence[str],
+    single: Collection[str],
 ) -> Iterator[Cell]:
-    axes = _DEFAULT_AXES | {axis: values for axis, values in suite.axes.items() if axis in PLAIN_AXES}
+    all_axes = _DEFAULT_AXES | {axis: values for axis, values in suite.axes.items() if axis in PLAIN_AXES}
     for name, stack in suite.stacks.items():
         if only_stacks and name not in (*only_stacks, suite.baseline):
             continue
+        axes = all_axes | {"world_size": [1]} if name in single else all_axes
         own = {axis: v for axis, v in suite.axes.items() if axis.partition(".")[0] in {use.technique for use in stack.use}}
         for values in itertools.product(*own.values()):
             options = dict(zip(own, values, strict=True))
@@ -177,6 +183,7 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
                     dtype=suite.dtype,
                     device=device,
                     threads=suite.threads,
+                    scaling=suite.scaling,
                     phases=tuple(suite.phases),
                     steps=suite.training.steps,
                     lr=stack.lr or suite.training.lr,
@@ -204,13 +211,31 @@ def _reason_to_skip(cell: Cell, techniques: Sequence[Technique], validator: _Val
                 return f"{taken[setting]} and {technique.name} both set {setting}: a stack can have one of them"
             taken[setting] = technique.name
     degrees = prod(technique.degree(cell.world_size) for technique in techniques)
-    if cell.world_size > 1 and not any(technique.dimension for technique in techniques):
-        return f"nothing in the stack uses {cell.world_size} ranks: add ddp"
     if degrees != cell.world_size and any(technique.dimension for technique in techniques):
         return f"the stack's parallel degrees multiply to {degrees}, not to the world size {cell.world_size}"
+    if cell.batch_size % cell.data_ranks:
+        return f"batch_size {cell.batch_size} cannot be split over {cell.data_ranks} data-parallel ranks"
     if cell.seq_len > cell.facts.context:
         return f"seq_len {cell.seq_len} is beyond the model's context of {cell.facts.context}"
     return next((reason for technique in techniques if (reason := technique.unsupported(cell))), None)
+
+
+def _split(cell: Cell, techniques: Sequence[Technique]) -> Cell:
+    """The cell with its batch over the stack's data-parallel ranks; under weak scaling the batch grows with them."""
+    ranks = prod(technique.degree(cell.world_size) for technique in techniques if technique.dimension == "dp")
+    batch = cell.batch_size * ranks if cell.scaling == "weak" else cell.batch_size
+    return cell.model_copy(update={"data_ranks": ranks, "batch_size": batch})
+
+
+def _dimension(catalog: Catalog) -> Callable[[Use], str | None]:
+    return lambda use: catalog.techniques.get(use.technique).dimension
+
+
+def _single_rank_notes(suite: Suite, single: Collection[str]) -> Iterator[str]:
+    """A stack of no parallel technique exists on one rank alone, whatever world sizes the suite asks for."""
+    if single and (larger := [size for size in suite.axes.get("world_size", ()) if size > 1]):
+        sizes, stacks = ", ".join(map(str, larger)), ", ".join(sorted(single))
+        yield f"world_size {sizes}: nothing in {stacks} uses several ranks, measured on one; add ddp"
 
 
 def _phase_reasons(cell: Cell, techniques: Sequence[Technique], workload_phases: Sequence[str]) -> dict[str, str]:

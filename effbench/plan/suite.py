@@ -124,6 +124,9 @@ class Suite(_Part):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
+    """Of each rank."""
+    scaling: Literal["strong", "weak"] = "strong"
+    """Whether the axis batch_size is that of all ranks together, or of each data-parallel rank."""
     delta: float = Field(default=0.03, gt=0, lt=1)
     """Differences of the ratio within ± delta count as the same."""
     trust_remote_code: bool = False

@@ -63,6 +63,10 @@ class Cell(BaseModel):
     batch_size: int
     """Sequences per step over all ranks."""
     world_size: int = 1
+    data_ranks: int = 1
+    """Over how many ranks the batch is split."""
+    scaling: Literal["strong", "weak"] = "strong"
+    """Whether batch_size stays the same at every world size, or grows with data_ranks."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1

@@ -92,7 +92,7 @@ def test_ids_are_stable_and_carry_no_path(catalog, model):
     [
         (["needy"], {}, "needs no-such-library: pip install no-such-library"),
         (["one", "other"], {}, "one and other both set thing: a stack can have one of them"),
-        (["one"], {"world_size": [2]}, "nothing in the stack uses 2 ranks: add ddp"),
+        (["spread"], {"world_size": [2]}, "batch_size 1 cannot be split over 2 data-parallel ranks"),
         (["one"], {"seq_len": [512]}, "seq_len 512 is beyond the model's context of 256"),
     ],
 )
@@ -102,10 +102,23 @@ def test_impossible_cells_are_skipped_with_the_reason(catalog, model, stack, axe
 
 
 def test_a_parallel_technique_claims_the_ranks(catalog, model):
-    planned = plan(make(model, {"x": ["spread"]}, axes={"world_size": [1, 2]}), catalog)
-    assert sorted(c.world_size for c in planned.cells if c.stack == "x") == [1, 2]
+    planned = plan(make(model, {"x": ["spread"]}, axes={"world_size": [1, 2], "batch_size": [4]}), catalog)
+    assert sorted((c.world_size, c.batch_size, c.data_ranks) for c in planned.cells if c.stack == "x") == [(1, 4, 1), (2, 4, 2)]
     twice = plan(make(model, {"x": ["spread", "spread"]}, axes={"world_size": [2]}), catalog)
     assert "multiply to 4" in twice.skips[-1].reason
+
+
+def test_a_stack_without_ranks_exists_on_one_alone_and_the_plan_says_so(catalog, model):
+    planned = plan(make(model, {"x": ["spread"]}, axes={"world_size": [2, 4], "batch_size": [4]}), catalog)
+    assert [(c.stack, c.world_size) for c in planned.cells] == [("full", 1), ("x", 2), ("x", 4)]
+    assert planned.skips == []
+    assert planned.notes == ["world_size 2, 4: nothing in full uses several ranks, measured on one; add ddp"]
+
+
+def test_under_weak_scaling_the_batch_grows_with_the_ranks(catalog, model):
+    suite = make(model, {"x": ["spread"]}, axes={"world_size": [1, 2], "batch_size": [3]})
+    planned = plan(suite.model_copy(update={"scaling": "weak"}), catalog)
+    assert [(c.world_size, c.batch_size) for c in planned.cells if c.stack == "x"] == [(1, 3), (2, 6)]
 
 
 def test_a_phase_that_cannot_be_is_skipped_and_the_rest_measured(catalog, model):
