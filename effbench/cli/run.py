@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from effbench.cli.options import PluginOption, ResultsOption, SetOption, StackOp
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
+    from effbench.plan.plan import Plan
+    from effbench.plugin.catalog import Catalog
+    from effbench.plugin.launcher import Launcher
     from effbench.store.record import Record
 
 
@@ -21,6 +24,10 @@ def run(
     set_: SetOption = None,
     plugin: PluginOption = None,
     launcher: Annotated[str, typer.Option(help="How workers start; see `effbench list launchers`.")] = "local",
+    nnodes: Annotated[int | None, typer.Option(min=1, help="Machines, with --launcher torchrun; see `effbench join`.")] = None,
+    rdzv_endpoint: Annotated[
+        str | None, typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where this machine waits for the others.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try trials that did not end well again.")] = False,
 ) -> None:
     """Measure a suite on this machine. The same command again runs only what is missing.
@@ -34,7 +41,8 @@ def run(
     from effbench.launch.worker import WorkerError
 
     planned, catalog, sources = prepare(suite, plugin, stack, set_)
-    session = Run(planned, catalog, sources, results, rounds or planned.suite.rounds, catalog.launcher(launcher), retry_failed)
+    starter = _launcher(planned, catalog, launcher, {"nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint})
+    session = Run(planned, catalog, sources, results, rounds or planned.suite.rounds, starter, retry_failed)
     for problem in session.problems:
         typer.echo(f"effbench: {problem}", err=True)
     for reason, count in planned.skip_reasons():
@@ -65,6 +73,15 @@ def run(
         for record in bad[:10]:
             typer.echo(f"  {record.cell_id} round {record.round}: {record.status}: {record.headline}", err=True)
         raise typer.Exit(1)
+
+
+def _launcher(planned: "Plan", catalog: "Catalog", name: str, options: dict[str, Any]) -> "Launcher":
+    """The launcher with the options that were given; InputError where it cannot start what the plan needs."""
+    launcher = catalog.launcher(name, {option: value for option, value in options.items() if value is not None})
+    for size in sorted({cell.world_size for cell in planned.cells}):
+        if reason := launcher.unsupported(size):
+            raise InputError(f"launcher {name}: {reason}")
+    return launcher
 
 
 def _failures(records: "list[Record]", planned: set[str]) -> "list[Record]":

@@ -40,6 +40,10 @@ class Launcher(BaseModel, ABC):
         """The secret that workers must know to connect; None for a new random one with each worker."""
         return None
 
+    def unsupported(self, world_size: int) -> str | None:
+        """Why this launcher cannot start so many ranks, or None."""
+        return None
+
     @abstractmethod
     def start(self, world_size: int, environment: dict[str, str], log: IO[bytes]) -> WorkerProcess:
         """Start `python -m effbench.worker.host` once per rank, telling it where to connect; output goes to `log`.

@@ -56,9 +56,9 @@ def effbench(*arguments, cwd, check=None, **environment):
     return done
 
 
-def records(folder):
+def records(folder, pattern="*.json"):
     """All records below a folder by stack and round."""
-    found = [json.loads(f.read_text()) for f in Path(folder).rglob("*.json") if f.name not in ("machine.json", "suite.json")]
+    found = [json.loads(f.read_text()) for f in Path(folder).rglob(pattern) if f.name not in ("machine.json", "suite.json")]
     return {(r["cell"]["stack"], r["round"]): r for r in found}
 
 
