@@ -28,16 +28,21 @@ class DDP(Technique):
         """Exchange gradients in the backward pass; the model itself stays what it was, for techniques that come after."""
         if ctx.mesh is None:
             return step  # a single rank
+        import warnings
+
         from torch.nn.parallel import DistributedDataParallel
 
-        wrapped = DistributedDataParallel(
-            step.model,
-            device_ids=[ctx.device.index] if ctx.device.type == "cuda" else None,
-            process_group=ctx.mesh.get_group("dp"),
-            bucket_cap_mb=self.bucket_mb,
-            gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # rotary frequencies and the like are the same on every rank
-        )
+        with warnings.catch_warnings():
+            # torch 2.13 renames broadcast_buffers; the oldest that effbench works with knows the old name alone.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped = DistributedDataParallel(
+                step.model,
+                device_ids=[ctx.device.index] if ctx.device.type == "cuda" else None,
+                process_group=ctx.mesh.get_group("dp"),
+                bucket_cap_mb=self.bucket_mb,
+                gradient_as_bucket_view=True,
+                broadcast_buffers=False,  # rotary frequencies and the like are the same on every rank
+            )
         return replace(step, model=wrapped)
 
 

@@ -37,17 +37,25 @@ class Answer(RankAnswer):
 
 def joined(ranks: Mapping[int, RankAnswer], across_ranks: Mapping[str, str], *, timed_out: bool = False) -> Answer:
     """One answer of all ranks'. `across_ranks` says by metric how several values become one: first, max or sum."""
-    failing = _failing(ranks)
-    if failing is not None or timed_out:
-        answer = ranks[failing or 0]
-        rank = failing if len(ranks) > 1 else None
-        return Answer(answer.outcome, answer.phase, answer.ended, answer.log, timed_out=timed_out, rank=rank)
     first = ranks[0]
+    if timed_out:
+        return Answer(None, first.phase, first.ended, _all_logs(ranks), timed_out=True)
+    failing = _failing(ranks)
+    if failing is not None:
+        answer = ranks[failing]
+        return Answer(answer.outcome, answer.phase, answer.ended, answer.log, rank=failing if len(ranks) > 1 else None)
     outcome = first.outcome
     if outcome is not None and len(ranks) > 1:
         metrics = _merged([a.outcome["metrics"] for _, a in sorted(ranks.items()) if a.outcome], across_ranks)
         outcome = outcome | {"metrics": metrics}
     return Answer(outcome, first.phase, first.ended, first.log)
+
+
+def _all_logs(ranks: Mapping[int, RankAnswer]) -> str:
+    """What every rank printed, and where it stood when it was ended: a reader sees which one the others waited for."""
+    if len(ranks) == 1:
+        return ranks[0].log
+    return "\n".join(f"rank {rank}:\n{answer.log.strip()}" for rank, answer in sorted(ranks.items()))
 
 
 def _failing(ranks: Mapping[int, RankAnswer]) -> int | None:

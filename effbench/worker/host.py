@@ -40,6 +40,7 @@ from effbench.worker.ranks import Place, Ranks, Rendezvous, join, listen
 
 _LOG_TAIL = 4000
 _MEMORY_POLL_S = 0.1
+_LAST_WORDS_S = 0.2
 _PR_SET_PDEATHSIG = 1
 _PLACE = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 
@@ -113,8 +114,7 @@ class Host:
                 self._child(request, sender, log, store)
             sender.close()
             ended = self._watch(child, receiver, request.get("memory_bytes"))
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
-            _send(self._connection, {"ended": ended, "log": log.read().decode(errors="replace")})
+            _send(self._connection, {"ended": ended, "log": _tail(log)})
 
     def _watch(self, child: int, receiver: Connection, memory_bytes: int | None) -> dict[str, Any]:
         """Forward the child's messages until it ends; end it on request, at end-of-file, or over its memory limit."""
@@ -133,6 +133,8 @@ class Host:
                     break
                 if self._connection in ready and reason is None:
                     reason = _receive(self._connection)["stop"]
+                    os.kill(child, signal.SIGUSR1)  # it writes where it stands into the log
+                    wait([process], timeout=_LAST_WORDS_S)
                     os.kill(child, signal.SIGKILL)
                 if memory_bytes and reason is None and (resident := _resident_bytes(child)) > memory_bytes:
                     reason = f"oom: resident size {resident / 2**30:.2f} GiB passed the limit of {memory_bytes / 2**30:.2f} GiB"
@@ -157,6 +159,7 @@ class Host:
             for descriptor in (1, 2):  # what a plugin prints goes into the record of its failure, never into ours
                 os.dup2(log.fileno(), descriptor)
             faulthandler.enable()
+            faulthandler.register(signal.SIGUSR1)
             outcome = trial.run(
                 self._trial_request(request, store),
                 announce=lambda phase: _send(sender, {"phase": phase, "after_s": time.monotonic() - forked_at}),
@@ -217,6 +220,13 @@ def _prefer_for_oom_kill() -> None:
         score.write_text("800")
 
 
+def _tail(log: IO[bytes]) -> str:
+    """The end of what a trial printed, without the list of C extensions that Python adds when it dies."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
+    lines = log.read().decode(errors="replace").splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("Extension modules: "))
+
+
 def _resident_bytes(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -234,4 +244,5 @@ def _kernel_oom_kills() -> int:
 
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # it would stand in the record of every trial that fails
     main()

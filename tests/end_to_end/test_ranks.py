@@ -71,7 +71,7 @@ def outcome(tmp_path_factory, tiny_model):
         [record] = records(file.parent, file.name).values()
         samples = record.get("samples")
         by_size[record["cell"]["stack"], record["cell"]["world_size"]] = record
-        record["steps"] = read_samples(file.parent / samples)["samples"]["step"] if samples else []
+        record["steps"] = read_samples(file.parent / samples)["samples"].get("step", []) if samples else []
     return done, by_size
 
 
@@ -105,6 +105,8 @@ def test_a_failing_rank_ends_the_trial_on_all_and_no_other_trial(outcome, way, s
     if way != "hang":
         assert record["failing_rank"] == 1
         assert "rank 1: " in done.stdout
+    else:
+        assert "in go_wrong" in record["error"].partition("rank 1:")[2]  # where the one that hangs stands
     if way in ("abort", "raise"):
         assert record["wall_s"] < by_size["hang", 2]["wall_s"]  # at once, not at the time-out
 
