@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from effbench.board.frame import load
 from effbench.board.rows import Row, common_shapes, log_ratios, rows_of
-from effbench.board.stats import holm_intervals
+from effbench.board.stats import MIN_ROUNDS, holm_intervals
 from effbench.board.table import Table
 from effbench.board.verdict import clearly_better
 
@@ -43,7 +43,7 @@ class Settings(BaseModel):
     """What of a suite decides how its numbers are compared."""
 
     baseline: str | None = None
-    delta: float = 0.02
+    delta: float = 0.03
     ranking: Ranking = Ranking()
     quality: QualitySettings = QualitySettings()
 
@@ -63,6 +63,7 @@ class Leaderboard:
     delta: float
     ranked_by: str | None
     quality_metric: str
+    world_size: int
     notes: list[str]
     rows: "pd.DataFrame"
     """One row per stack and value of its option axes; columns as `table.columns()` says."""
@@ -81,11 +82,26 @@ def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | Non
         older_trials = int((older[_BOARD] == pd.Series(ids, index=_BOARD)).all(axis=1).sum())
         notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
         apart = [column for column in _APART if group[column].nunique() > 1]
-        for values, part in group.groupby(_APART, sort=True):
+        for values, own in group.groupby(_APART, sort=True):
             named = dict(zip(_APART, values, strict=True))
+            part = own if named["world_size"] == 1 else _with_reference(own, group, named, settings)
             details = [f"{column} {named[column]}" if column != "settings" else str(named[column]) for column in apart]
             boards.append(_board(part, settings, details, notes))
     return boards
+
+
+def _with_reference(
+    own: "pd.DataFrame", group: "pd.DataFrame", named: Mapping[str, Any], given: Mapping[str, Any] | None
+) -> "pd.DataFrame":
+    """The trials of a larger world size, and the baseline's at world size 1 where it exists at that alone."""
+    import pandas as pd
+
+    baseline = _settings(own, given)[0].baseline
+    if (own["stack"] == baseline).any():
+        return own
+    same = (group[[*named]] == pd.Series({**named, "world_size": 1})).all(axis=1)
+    reference = group[same & (group["stack"] == baseline)]
+    return pd.concat([own.assign(reference=False), reference.assign(reference=True)]) if len(reference) else own
 
 
 def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
@@ -126,7 +142,10 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
         delta=settings.delta,
         ranked_by=by,
         quality_metric=settings.quality.metric,
-        notes=list(dict.fromkeys([*problems, *_round_notes(counts), *table.notes, *_losses(rows), *notes])),
+        world_size=int(trial["world_size"]),
+        notes=list(
+            dict.fromkeys([*problems, *_round_notes(counts), *table.notes, *_rank_notes(rows, trial), *_losses(rows), *notes])
+        ),
         rows=ranked,
     )
 
@@ -157,8 +176,8 @@ def _unranked(table: Table, quality: QualitySettings, by: str | None) -> dict[st
     measured = any(ratio is not None for ratio in reference.values())
     for row in table.rows:
         ratio = reference[row.label]
-        if not row.values:
-            reasons[row.label] = ""  # its status says it
+        if row.reference or not row.values:
+            reasons[row.label] = ""  # its label, or its status, says it
         elif by is None or not row.shapes(by):
             reasons[row.label] = f"no {by}" if by else "nothing to rank by"
         elif quality.floor is not None and ratio is None and measured:
@@ -194,8 +213,14 @@ def _ranks(table: Table, by: str | None, settings: Settings, unranked: Mapping[s
 
 
 def _round_notes(counts: Sequence[int]) -> Iterator[str]:
-    if max(counts) == 1:
-        yield "1 round: every verdict on a measured quantity is UNCLEAR; more `--rounds` give intervals"
+    if (most := max(counts)) < MIN_ROUNDS:
+        count = f"{most} round{'s' if most > 1 else ''}"
+        yield f"{count}: every verdict on a measured quantity is UNCLEAR, which takes {MIN_ROUNDS}; more `--rounds` give them"
+
+
+def _rank_notes(rows: Sequence[Row], trial: "pd.Series[Any]") -> Iterator[str]:
+    if any(row.reference for row in rows) and (ranks := int(trial["world_size"])) > 1:
+        yield f"speed is that of {ranks} ranks together over the baseline's single one; per rank divide it by {ranks}"
 
 
 def _losses(rows: Sequence[Row]) -> Iterator[str]:
@@ -211,5 +236,8 @@ def _losses(rows: Sequence[Row]) -> Iterator[str]:
         for (status, kind), errors in lost.items():
             reason = errors[0].strip().rpartition("\n")[2][:120]
             yield f"{len(errors)} of {totals[kind]} {kind} of `{row.label}`: {status}" + (f" ({reason})" if reason else "")
+        if row.dirty:
+            [(reason, _)] = Counter(row.dirty.values()).most_common(1)
+            yield f"{len(row.dirty)} of {totals['trials']} trials of `{row.label}`: timings left out, disturbed ({reason})"
         for phase, reason in row.skipped_phases.items():
             yield f"`{row.label}`: {phase} skipped" + (f": {reason}" if reason else "")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,10 @@ class Row:
     statuses: dict[Shape, list[tuple[str, str]]] = field(default_factory=dict)
     """(status, error) of each trial."""
     skipped_phases: dict[str, str] = field(default_factory=dict)
+    dirty: dict[Trial, str] = field(default_factory=dict)
+    """Trials that something else on the machine disturbed, and what it was; their timings are left out."""
+    reference: bool = False
+    """Measured at world size 1 and shown beside larger ones: compared with, never ranked."""
     data: set[str] = field(default_factory=set)
     """Hashes of the text that quality was measured on."""
 
@@ -94,11 +98,17 @@ def _ambiguous(frame: "pd.DataFrame") -> set[tuple[str, str]]:
     return {(key[0], key[1]) for key in counts[counts > 1].index}
 
 
+def row_label(stack: str, options: Mapping[str, Any]) -> str:
+    """What a row is called: the stack and the values of its option axes."""
+    return " ".join([stack, *(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(options.items()))])
+
+
 def _new_row(entry: dict[Any, Any], variant: str) -> Row:
     options = json.loads(entry["options"])
-    words = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(options.items())]
-    label = " ".join([entry["stack"], *words, *([f"#{variant[:4]}"] if variant else [])])
-    return Row(entry["stack"], options, label, entry["techniques"])
+    reference = bool(entry.get("reference"))
+    extra = [f"#{variant[:4]}"] if variant else []
+    label = " ".join([row_label(entry["stack"], options), *extra, *(["(world size 1)"] if reference else [])])
+    return Row(entry["stack"], options, label, entry["techniques"], reference=reference)
 
 
 def _add(row: Row, entry: dict[Any, Any]) -> None:
@@ -113,8 +123,15 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
     row.data.add(entry["data"])
     if sidecar := _text(entry["samples"]):
         row.samples[trial.round, trial.shape] = sidecar
-    if metric := _text(entry["metric"]):
+    if dirty := _text(entry["dirty"]):
+        row.dirty[trial] = dirty
+    if (metric := _text(entry["metric"])) and not (dirty and _disturbed(entry)):
         row.values.setdefault(metric, {})[trial] = float(entry["value"])
+
+
+def _disturbed(entry: dict[Any, Any]) -> bool:
+    """Whether another program could have changed this value: bytes, counts and scores stay what they are."""
+    return _text(entry["unit"]) not in ("", "B")
 
 
 def _text(value: object) -> str:

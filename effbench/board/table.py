@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effbench.board.rows import Row, Shape, common_shapes, log_ratios, quality_difference
-from effbench.board.stats import Interval, QualityDraws, holm, holm_intervals
+from effbench.board.stats import MIN_ROUNDS, Interval, QualityDraws, holm, holm_intervals
 from effbench.board.verdict import QUALITY, SIZE, SPEED, UNCLEAR, Better, Words, verdict
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ class Table:
                     differences[row.label] = (found, reference)
         # δ is relative: a difference counts from δ times the baseline's own score on, as bounds of the ratio 1 + d / baseline.
         low, high = 1 / (1 + self.delta) - 1, self.delta
-        tested = {label: d.p(low * b, high * b) for label, (d, b) in differences.items() if len(d.draws) and d.rounds > 1}
+        tested = {
+            label: d.p(low * b, high * b) for label, (d, b) in differences.items() if len(d.draws) and d.rounds >= MIN_ROUNDS
+        }
         levels = dict(zip(tested, holm(list(tested.values())), strict=True))
         for label, (found, reference) in differences.items():
             word = UNCLEAR

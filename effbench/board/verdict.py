@@ -3,7 +3,7 @@
 import math
 from typing import Literal, NamedTuple
 
-from effbench.board.stats import Interval
+from effbench.board.stats import MIN_ROUNDS, Interval
 
 Better = Literal["lower", "higher"]
 SAME = "SAME"
@@ -25,11 +25,11 @@ QUALITY = Words("BETTER", "WORSE")
 def verdict(interval: Interval, delta: float, better: Better = "higher", words: Words = SPEED, *, exact: bool = False) -> str:
     """What a ratio to the baseline says: wholly beyond 1+δ or below 1/(1+δ), wholly between them (SAME), or UNCLEAR.
 
-    The bounds are symmetric on the log scale: swapping the two stacks swaps the verdict. A measured quantity of one round is
-    always UNCLEAR; an `exact` one, the same in every round, needs no interval.
+    The bounds are symmetric on the log scale: swapping the two stacks swaps the verdict. A measured quantity of fewer than
+    MIN_ROUNDS rounds is always UNCLEAR; an `exact` one, the same in every round, needs no interval.
     """
     low, high = (interval.estimate, interval.estimate) if exact else (interval.low, interval.high)
-    if low is None or high is None or math.isnan(interval.estimate) or (interval.n < 2 and not exact):
+    if low is None or high is None or math.isnan(interval.estimate) or (interval.n < MIN_ROUNDS and not exact):
         return UNCLEAR
     upper = 1 + delta
     lower = 1 / upper

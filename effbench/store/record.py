@@ -52,6 +52,10 @@ class Record(_Strict):
     """For every status but ok: the reason, or the traceback."""
     failing_rank: int | None = None
     """Of several ranks, the one that the error is of."""
+    dirty: str | None = None
+    """What else on the machine disturbed the trial (docs/measuring.md has the rule); boards leave its timings out."""
+    attempt: int = 1
+    """Which try this is: a disturbed trial is repeated."""
     phases: dict[str, str] = {}
     """ok, or `skipped: reason`, by phase."""
     metrics: dict[str, Summary] = {}

@@ -232,3 +232,35 @@ def test_broken_settings_are_warned_about(results):
 
 def test_nothing_gives_no_boards(tmp_path):
     assert build(tmp_path) == []
+
+
+def test_dirty_trials_keep_their_quality_and_counts_and_lose_their_timings():
+    records = list(trials(rounds=4))
+    last = next(i for i, r in enumerate(records) if (r.cell.stack, r.round) == ("fast", 4))
+    slow = records[last].metrics | {"train.tokens_per_s": Summary(median=1.0, unit="tokens/s")}
+    records[last] = records[last].model_copy(update={"dirty": "other programs used 1.2 cores", "metrics": slow})
+    board = board_of(records)
+    rows = rows_of(board)
+    assert rows.loc["fast", "train_speed_ratio"] == pytest.approx(2, rel=0.02)
+    assert rows.loc["fast", "train_speed_verdict"] == "FASTER"
+    assert rows.loc["fast", "rounds"] == 4
+    assert "1 of 4 trials of `fast`: timings left out, disturbed (other programs used 1.2 cores)" in board.notes
+
+
+def ranked(size, speed, stack):
+    techniques = () if stack == "full" else ((stack, {}),)
+    cell = make_cell(stack, techniques=techniques, world_size=size)
+    return [make_record(cell=cell, round_number=n, tokens_per_s=speed * np.exp(0.001 * n * size)) for n in (1, 2, 3)]
+
+
+def test_a_larger_world_size_is_compared_with_the_baseline_at_one_and_not_ranked_with_it():
+    records = [*ranked(1, 1000, "full"), *ranked(1, 1000, "ddp"), *ranked(2, 1500, "ddp")]
+    boards = build(tidy((Path(f"{r.cell_id}.r{r.round}.json"), r) for r in records), SETTINGS)
+    one, two = sorted(boards, key=lambda board: board.world_size)
+    assert set(one.rows["stack"]) == {"full", "ddp"}
+    rows = rows_of(two)
+    assert set(rows.index) == {"full (world size 1)", "ddp"}
+    assert rows.loc["ddp", "train_speed_ratio"] == pytest.approx(1.5, rel=0.01)
+    assert rows.loc["ddp", "rank"] == "1"
+    assert rows.loc[["full (world size 1)"], "rank"].isna().all()
+    assert any("2 ranks together over the baseline's single one" in note for note in two.notes)

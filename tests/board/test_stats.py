@@ -3,7 +3,16 @@ import math
 import numpy as np
 import pytest
 
-from effbench.board.stats import holm, holm_intervals, paired_quality, quality_draws, ratio_interval, t_test_p
+from effbench.board.stats import (
+    DRAWS,
+    VERDICT_LEVEL,
+    holm,
+    holm_intervals,
+    paired_quality,
+    quality_draws,
+    ratio_interval,
+    t_test_p,
+)
 
 
 @pytest.mark.parametrize("rounds", [3, 5, 10])
@@ -42,22 +51,32 @@ def test_p_is_where_the_interval_becomes_clear():
 
 
 def test_equal_rounds_are_certain():
-    assert t_test_p(np.array([0.5, 0.5]), 0.02) == 0
-    assert t_test_p(np.array([0.02, 0.02]), 0.02) == 1
+    assert t_test_p(np.array([0.5, 0.5, 0.5]), 0.02) == 0
+    assert t_test_p(np.array([0.02, 0.02, 0.02]), 0.02) == 1
+    assert t_test_p(np.array([0.5, 0.5]), 0.02) == 1  # two rounds never give a verdict
 
 
 def test_holm_levels():
-    assert holm([0.04, 0.001, 0.02]) == pytest.approx([0.05, 0.05 / 3, 0.025])
-    assert holm([0.04, 0.001, 0.03]) == pytest.approx([0.025, 0.05 / 3, 0.025])  # 0.03 fails at 0.025, and 0.04 with it
+    assert holm([0.04, 0.001, 0.02], 0.05) == pytest.approx([0.05, 0.05 / 3, 0.025])
+    assert holm([0.04, 0.001, 0.03], 0.05) == pytest.approx([0.025, 0.05 / 3, 0.025])  # 0.03 fails at 0.025, and 0.04 with it
     assert holm([]) == []
+    assert holm([0.9]) == [VERDICT_LEVEL]
 
 
-def test_holm_keeps_the_family_error():
-    rng, bound, wrong = np.random.default_rng(3), 0.0, 0
+def test_a_board_that_is_looked_at_after_every_round_rarely_errs():
+    rng, bound, wrong = np.random.default_rng(3), 0.0, 0  # no margin at all: the hardest case
     for _ in range(400):
-        samples = list(rng.normal(0, 1, size=(5, 4)))
-        wrong += any(i.low > 1 or i.high < 1 for _, i in holm_intervals(samples, bound))
+        samples = rng.normal(0, 1, size=(5, 12))
+        looks = (holm_intervals(list(samples[:, :n]), bound) for n in range(3, 13))
+        wrong += any(i.low > 1 or i.high < 1 for look in looks for _, i in look)
     assert wrong / 400 <= 0.08
+
+
+def test_a_single_look_at_the_plain_level_would_err_more():
+    rng, wrong = np.random.default_rng(3), 0
+    for sample in rng.normal(0, 1, size=(400, 12)):
+        wrong += any(t_test_p(sample[:n], 0.0) <= 0.05 for n in range(3, 13))
+    assert wrong / 400 > 0.1
 
 
 def test_untrained_quality_pairs_samples():
@@ -92,7 +111,7 @@ def test_one_trained_round_has_no_interval():
 
 def test_draws_p_sees_both_sides():
     rng = np.random.default_rng(0)
-    found = quality_draws(np.zeros((2, 200)), np.tile(rng.normal(0.3, 0.05, 200), (2, 1)), np.ones(200), trained=False)
-    assert found.p(-0.05, 0.05) == pytest.approx(0.001)
-    assert found.p(-0.5, 0.5) == pytest.approx(0.001)
+    found = quality_draws(np.zeros((3, 200)), np.tile(rng.normal(0.3, 0.05, 200), (3, 1)), np.ones(200), trained=False)
+    assert found.p(-0.05, 0.05) == pytest.approx(2 / DRAWS)
+    assert found.p(-0.5, 0.5) == pytest.approx(2 / DRAWS)
     assert found.p(-0.3, 0.3) > 0.2
