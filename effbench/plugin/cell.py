@@ -90,6 +90,11 @@ class Cell(BaseModel):
         return f"{slug}-{hashlib.sha256(canonical_json(self.model_dump(mode='json')).encode()).hexdigest()[:8]}"
 
     @property
+    def paired_batch(self) -> int:
+        """The batch size at which a stack and its baseline are compared: under weak scaling, that of one data-parallel rank."""
+        return self.batch_size // self.data_ranks if self.scaling == "weak" else self.batch_size
+
+    @property
     def shape(self) -> dict[str, Any]:
         """What a stack and its baseline must share to be compared: everything but the stack and its own options."""
         return self.model_dump(include={"suite", "model", "workload", "seq_len", "batch_size", "world_size", "dtype", "device"})

@@ -54,7 +54,8 @@ def test_a_stopped_run_leaves_nothing_and_continues(suite, tmp_path, how):
     if how == signal.SIGINT:
         assert process.returncode == 130
     done = effbench(*arguments, cwd=tmp_path, check=0)
-    assert f"{8 - len(finished)} to run" in done.stdout
+    missing = 8 - len(finished)  # and perhaps the baseline again, beside the stacks of a round that was cut in two
+    assert any(f"{count} to run" in done.stdout for count in (missing, missing + 1))
     completed = records(tmp_path / "out")
     assert len(completed) == 8
     assert all(completed[key] == record for key, record in finished.items())
