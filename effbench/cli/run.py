@@ -85,7 +85,7 @@ def _announce(planned: "Plan", session: "Run") -> None:
     again = sum(turn.again for turn in pending)
     typer.echo(
         f"{planned.suite.name}: {total} trials ({len(planned.cells)} cells × {session.rounds} rounds), {len(pending)} to run"
-        + (f", {again} of them the baseline again, to pair with what was not measured beside it" if again else "")
+        + (f", {again} of them again: a stack and its baseline are compared within one session" if again else "")
     )
 
 
