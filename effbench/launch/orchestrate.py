@@ -159,7 +159,7 @@ class Run:
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         cell, limits = turn.cell, self.plan.suite.limits
         request = trial_request(self.plan, cell, seed_of(self.plan, turn.round))
-        watch = Watch(cell.threads * cell.world_size)
+        watch = Watch(cell.threads * cell.world_size, gpus=cell.world_size if cell.device == "cuda" else 0)
         started = time.monotonic()
         answer = worker.run(request, limits.timeout_s, on_phase)
         wall = round(time.monotonic() - started, 4)
