@@ -35,9 +35,7 @@ print(json.dumps(sorted(durations[3:])[len(durations[3:]) // 2]))
 """
 
 
-def inside(
-    folder: Path, threads: int, steps: int, batch: int, length: int, number: int
-) -> tuple[float, float]:
+def inside(folder: Path, threads: int, steps: int, batch: int, length: int, number: int) -> tuple[float, float]:
     """Median step of one trial, and its wall time less what the board is made of (seconds)."""
     results = folder / f"{threads}-{number}"
     settings = {
