@@ -131,7 +131,7 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
 
 def _disturbed(entry: dict[Any, Any]) -> bool:
     """Whether another program could have changed this value: bytes, counts and scores stay what they are."""
-    return _text(entry["unit"]) not in ("", "B")
+    return _text(entry["unit"]) not in ("", "B", "FLOP")
 
 
 def _text(value: object) -> str:

@@ -44,6 +44,8 @@ class Sampling(BaseModel):
     """Half-width of the median's 95 % interval, relative to the median."""
     max_seconds: float = Field(default=10.0, gt=0)
     """Per timed action; beats the floors."""
+    flush_l2: bool = False
+    """CUDA: empty the L2 cache before each prefill and decode loop, so that none finds its weights there."""
 
 
 class Cell(BaseModel):
