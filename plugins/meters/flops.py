@@ -1,16 +1,13 @@
 """Floating-point operations, and how near the device's own peak they ran."""
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import cache
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import platformdirs
-
 from effbench.plugin import Cell, Meter, Metric, Observation, Summary
 from effbench.plugin.sampling import warmup_length
-from effbench.store.machine import this_machine
+from effbench.store.calibration import matmul_key, read_calibration
 
 if TYPE_CHECKING:
     from .counting import FlopCounter
@@ -58,19 +55,16 @@ class Flops(Meter):
 def seconds_at_peak(cell: Cell, flops_by_dtype: Mapping[str, int]) -> float | None:
     """How long these operations take at this machine's measured peak; None where it was not measured for one of the types."""
     peaks = _measured_peaks()
-    rates = {dtype: peaks.get(f"{cell.device} {dtype} {cell.threads}") for dtype in flops_by_dtype}
+    rates = {dtype: peaks.get(matmul_key(cell.device, dtype, cell.threads)) for dtype in flops_by_dtype}
     seconds = [flops_by_dtype[dtype] / rate for dtype, rate in rates.items() if rate]
     return sum(seconds) if len(seconds) == len(rates) else None
 
 
+@cache
 def _measured_peaks() -> Mapping[str, float]:
     """FLOP/s by "device dtype threads", as `effbench calibrate` left them for this machine; empty where it never ran."""
-    folder = Path(platformdirs.user_cache_dir("effbench"))
-    if not any(folder.glob("calibration-*.json")):
-        return {}
-    file = folder / f"calibration-{this_machine().slug}.json"
-    peaks: Mapping[str, float] = json.loads(file.read_text())["matmul_flops_per_s"] if file.exists() else {}
-    return peaks
+    calibration = read_calibration()
+    return calibration.matmul_flops_per_s if calibration else {}
 
 
 def _forward_backward(observation: Observation) -> None:
