@@ -85,7 +85,7 @@ def _announce(planned: "Plan", session: "Run") -> None:
     again = sum(turn.again for turn in pending)
     typer.echo(
         f"{planned.suite.name}: {total} trials ({len(planned.cells)} cells × {session.rounds} rounds), {len(pending)} to run"
-        + (f", {again} of them the baseline again, to pair with what was not measured beside it" if again else "")
+        + (f", {again} of them again: a stack and its baseline are compared within one session" if again else "")
     )
 
 
@@ -108,12 +108,17 @@ def _execute(session: "Run", budget: "Budget", further: "FurtherRounds | None") 
 def _further(session: "Run") -> "FurtherRounds":
     """`--until-clear`: at each look, the cells whose speed is unclear go on, and the baseline's with them."""
     from effbench.board.clarity import next_look, unclear
+    from effbench.board.frame import load
     from effbench.board.leaderboard import build
 
     def choose(rounds: int) -> tuple[int, set[str]] | None:
         look = next_look(rounds)
-        cells = unclear(build(session.store.folder), session.plan.cells) if look else set()
-        return (look, cells) if look and cells else None
+        if look is None:
+            return None
+        frame = load(session.store.folder)
+        # Only of these rounds: a run that was stopped further on sees what it saw before, and goes on as it would have.
+        cells = unclear(build(frame[frame["round"] <= rounds]), session.plan.cells)
+        return (look, cells) if cells else None
 
     return choose
 

@@ -1,6 +1,7 @@
 """What else a machine does while a trial runs, read before and after it: nothing of ours runs beside a measurement."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from effbench.launch.gpu import GpuReading, read_gpus
 from effbench.store.machine import this_machine
 from effbench.store.record import Conditions
 
+_CGROUPS = Path("/sys/fs/cgroup")
 _SLACK = 0.15
 """Cores: of others' CPU time, what is within the reading's own error and a desktop's usual murmur."""
 _STEAL = 0.02
 _THROTTLED = 0.01
+_TICKS_S = 0.05
+"""CPU time that the kernel's 10 ms ticks cannot tell from none: what disturbs a short trial must be longer than this, too."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Reading:
 
     at: float
     busy_s: float | None
-    """CPU seconds of all programs since boot."""
+    """CPU seconds of all programs since boot, on the cores that may be used here."""
     stolen_s: float | None
     own_s: float
     """CPU seconds of this process and of all below it, ended ones included."""
@@ -33,30 +37,31 @@ class Reading:
     gpus: GpuReading | None
 
     @classmethod
-    def now(cls) -> "Reading":
-        """Read the counters; a few milliseconds."""
+    def now(cls, gpus: int = 0) -> "Reading":
+        """Read the counters, with those of the first `gpus` GPUs; a few milliseconds."""
         busy, stolen = _machine_cpu()
-        return cls(time.monotonic(), busy, stolen, _own_cpu(), _throttled(), read_gpus())
+        return cls(time.monotonic(), busy, stolen, _own_cpu(), _throttled(), read_gpus(gpus))
 
 
 class Watch:
     """Looks at the machine before and after one trial."""
 
-    def __init__(self, threads: int, *, read: Callable[[], Reading] = Reading.now) -> None:
-        self._threads, self._read = threads, read
-        self._before = read()
+    def __init__(self, threads: int, gpus: int = 0, *, read: Callable[[int], Reading] = Reading.now) -> None:
+        self._threads, self._gpus, self._read = threads, gpus, read
+        self._before = read(gpus)
 
     def conditions(self) -> Conditions:
         """What happened since this watch was made."""
-        before, after = self._before, self._read()
+        before, after = self._before, self._read(self._gpus)
         elapsed = max(after.at - before.at, 1e-9)
         cores = this_machine().cores
-        other = _difference(before.busy_s, after.busy_s)
+        busy, stolen = _difference(before.busy_s, after.busy_s), _difference(before.stolen_s, after.stolen_s)
         return Conditions(
+            seconds=round(elapsed, 4),
             cores=cores,
             wanted=self._threads,
-            other_cpu=_share(other if other is None else other - (after.own_s - before.own_s), elapsed),
-            steal=_share(_difference(before.stolen_s, after.stolen_s), elapsed * (os.cpu_count() or cores)),
+            other_cpu=_share(busy if busy is None else busy - (after.own_s - before.own_s), elapsed),
+            steal=_share(stolen, max(elapsed, (busy or 0.0) + (stolen or 0.0))),
             throttled=_share(_difference(before.throttled_s, after.throttled_s), elapsed),
             load=round(os.getloadavg()[0], 2),
             **_gpu_conditions(before, after, elapsed),
@@ -70,11 +75,12 @@ def dirty_reason(found: Conditions) -> str | None:
     the same cores slows a step of as many threads as there are cores many times over.
     """
     free = max(0, found.cores - found.wanted)
+    least = _TICKS_S / found.seconds
     reasons = []
-    if found.other_cpu is not None and found.other_cpu > free + _SLACK:
+    if found.other_cpu is not None and found.other_cpu > free + max(_SLACK, least):
         reasons.append(f"other programs used {found.other_cpu:.2f} cores, {free} of {found.cores} were free")
-    if found.steal is not None and found.steal > _STEAL:
-        reasons.append(f"the machine's host took {found.steal:.0%} of its CPU time")
+    if found.steal is not None and found.steal > max(_STEAL, least):
+        reasons.append(f"the machine's host took {found.steal:.0%} of the CPU time that was asked of it")
     if found.throttled is not None and found.throttled > _THROTTLED:
         reasons.append(f"a CPU quota held it back {found.throttled:.0%} of the time")
     if found.gpu_throttled is not None and found.gpu_throttled > _THROTTLED:
@@ -103,11 +109,15 @@ def _share(seconds: float | None, elapsed: float) -> float | None:
 
 
 def _machine_cpu() -> tuple[float, float] | tuple[None, None]:
-    """(busy, stolen) seconds of all CPUs since boot."""
-    if not Path("/proc/stat").exists():
+    """(busy, stolen) seconds since boot of the CPUs that this process may use: what runs on others takes nothing from it."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
         return None, None
-    times = psutil.cpu_times()
-    return times.user + times.nice + times.system + times.irq + times.softirq, times.steal
+    rows = (line.split() for line in lines if re.match(r"cpu\d", line))
+    times = [list(map(int, row[1:9])) for row in rows if int(row[0][3:]) in os.sched_getaffinity(0)]
+    ticks = os.sysconf("SC_CLK_TCK")  # user (guests included), nice, system, idle, iowait, irq, softirq, steal
+    return sum(sum(t) - t[3] - t[4] - t[7] for t in times) / ticks, sum(t[7] for t in times) / ticks
 
 
 def _own_cpu() -> float:
@@ -123,11 +133,28 @@ def _own_cpu() -> float:
 
 
 def _throttled() -> float | None:
-    """Seconds that the control group's CPU quota has held its processes back (cgroup v2)."""
+    """Seconds that CPU quotas have held back the processes of this control group and of those around it."""
     try:
-        group = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        lines = (Path("/sys/fs/cgroup") / group.lstrip("/") / "cpu.stat").read_text().splitlines()
-    except (OSError, StopIteration):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
         return None
-    figures = dict(line.split() for line in lines)
-    return int(figures["throttled_usec"]) / 1e6 if "throttled_usec" in figures else None
+    found = None
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _CGROUPS / controllers  # version 2 has no controllers in this line, and its one tree at the top
+        folder = root / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(root) and (seconds := _quota_s(place / "cpu.stat")) is not None:
+                found = (found or 0.0) + seconds
+    return found
+
+
+def _quota_s(file: Path) -> float | None:
+    try:
+        figures = dict(line.split() for line in file.read_text().splitlines())
+    except (OSError, ValueError):  # no such group here, or not in this form
+        return None
+    if "throttled_usec" in figures:
+        return int(figures["throttled_usec"]) / 1e6
+    return int(figures["throttled_time"]) / 1e9 if "throttled_time" in figures else None  # version 1

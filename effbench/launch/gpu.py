@@ -1,49 +1,69 @@
 """What NVML says of the GPUs: clocks, how long they were slowed down, who else uses them. Needs nvidia-ml-py (extra `gpu`)."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from effbench.store.machine import gpus
 
+T = TypeVar("T")
 _POLICIES = ("NVML_PERF_POLICY_THERMAL", "NVML_PERF_POLICY_RELIABILITY")  # not POWER: full load meets the power limit by design
 
 
 @dataclass(frozen=True)
 class GpuReading:
-    """All GPUs at one moment."""
+    """A trial's GPUs at one moment; None, or empty, where NVML does not tell."""
 
     slowed_s: tuple[float, ...]
-    """Seconds since the driver started in which heat or the hardware held each GPU back; empty where it does not tell."""
-    clock_mhz: int
-    processes: int
-    """That hold a context on any GPU. effbench's own hold none between trials."""
+    """Seconds since the driver started in which heat or the hardware held each GPU back."""
+    clock_mhz: int | None
+    """Of the first GPU."""
+    processes: int | None
+    """That hold a context on any of them. effbench's own hold none between trials."""
 
     def slowed_since(self, before: "GpuReading") -> float | None:
         """Seconds of the GPU that was slowed down most."""
-        pairs = zip(before.slowed_s, self.slowed_s, strict=True)
-        return max((after - earlier for earlier, after in pairs), default=None)
+        return max((after - earlier for earlier, after in zip(before.slowed_s, self.slowed_s, strict=False)), default=None)
 
 
-def read_gpus() -> GpuReading | None:
-    """Read NVML's counters; None without a GPU or without nvidia-ml-py."""
-    nvml = _nvml()
+def read_gpus(count: int) -> GpuReading | None:
+    """Read NVML's counters of the first `count` GPUs that CUDA shows; None without any, or without nvidia-ml-py."""
+    nvml = _nvml() if count else None
     if nvml is None:
         return None
-    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    try:
-        slowed = tuple(sum(_violation_s(nvml, handle, getattr(nvml, policy)) for policy in _POLICIES) for handle in handles)
-    except nvml.NVMLError_NotSupported:
-        slowed = ()
+    handles = _asked(nvml, lambda: _handles(nvml, count))
+    if not handles:
+        return None
     return GpuReading(
-        slowed_s=slowed,
-        clock_mhz=nvml.nvmlDeviceGetClockInfo(handles[0], nvml.NVML_CLOCK_SM),
-        processes=sum(len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) for handle in handles),
+        slowed_s=_asked(nvml, lambda: tuple(_slowed_s(nvml, handle) for handle in handles)) or (),
+        clock_mhz=_asked(nvml, lambda: int(nvml.nvmlDeviceGetClockInfo(handles[0], nvml.NVML_CLOCK_SM))),
+        processes=_asked(nvml, lambda: sum(len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) for handle in handles)),
     )
 
 
-def _violation_s(nvml: Any, handle: Any, policy: int) -> float:
-    return float(nvml.nvmlDeviceGetViolationStatus(handle, policy).violationTime) / 1e9
+def _asked(nvml: Any, question: Callable[[], T]) -> T | None:
+    """NVML's answer, None where this GPU (a slice of one, an older driver) has none."""
+    try:
+        return question()
+    except nvml.NVMLError:
+        return None
+
+
+def _handles(nvml: Any, count: int) -> list[Any]:
+    """Of the GPUs that the worker will see as cuda:0 and on; like GPUs are in the same order in CUDA and NVML."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(nvml.nvmlDeviceGetCount())]
+    return [
+        nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.strip().isdigit() else nvml.nvmlDeviceGetHandleByUUID(name.strip())
+        for name in names[:count]
+    ]
+
+
+def _slowed_s(nvml: Any, handle: Any) -> float:
+    found = (nvml.nvmlDeviceGetViolationStatus(handle, getattr(nvml, policy)).violationTime for policy in _POLICIES)
+    return float(sum(found)) / 1e9
 
 
 @cache
@@ -54,5 +74,8 @@ def _nvml() -> Any | None:
         import pynvml
     except ImportError:
         return None
-    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # a driver of another version than its library
+        return None
     return pynvml

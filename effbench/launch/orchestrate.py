@@ -4,6 +4,7 @@ import secrets
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,15 +75,18 @@ class Run:
         self.problems = found.problems
         self._current = {cell.id: self._fingerprints.of(cell) for cell in self.plan.cells}
         counted = [record for _, record in found.records if self._counts(record)]
-        self._done = {(record.cell_id, record.round) for record in counted}
-        self.seconds_seen = {record.cell_id: record.wall_s for record in counted}
+        self._measured: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self.seconds_seen: dict[str, float] = {}
+        for record in counted:
+            self._measured[record.cell_id, record.round].add(record.session)
+            self.seconds_seen[record.cell_id] = max(record.wall_s, self.seconds_seen.get(record.cell_id, 0.0))
         self._across_ranks = {metric.name: metric.across_ranks for metric in self.catalog.metrics().values()}
         self._git = _git_state(Path.cwd(), self.results)
         self._workers: dict[int, Worker] = {}
 
     def pending(self) -> list[Turn]:
         """What has no current record, in the order it will run."""
-        return list(turns(self.plan, range(1, self.rounds + 1), self._done))
+        return list(turns(self.plan, range(1, self.rounds + 1), self._measured))
 
     def execute(self, listener: Listener, budget: Budget | None = None, further: FurtherRounds | None = None) -> list[Turn]:
         """Measure what is pending, then `further` rounds; returns what the budget left unmeasured."""
@@ -94,7 +98,7 @@ class Run:
             rounds = self.rounds
             while not left and further and (chosen := further(rounds)):
                 following = range(rounds + 1, chosen[0] + 1)
-                more = list(turns(self.plan, following, self._done, chosen[1]))
+                more = list(turns(self.plan, following, self._measured, chosen[1]))
                 listener.planned(len(more))
                 left = self._measure(more, listener, limit)
                 rounds = chosen[0]
@@ -111,7 +115,7 @@ class Run:
                 return pending[index:]
             listener.started(turn.cell, turn.round)
             record = self._trial(turn, listener, budget)
-            self._done.add((record.cell_id, record.round))
+            self._measured[record.cell_id, record.round].add(record.session)
             budget.learn({record.cell_id: record.wall_s})
             listener.finished(record)
         return []
@@ -155,7 +159,7 @@ class Run:
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         cell, limits = turn.cell, self.plan.suite.limits
         request = trial_request(self.plan, cell, seed_of(self.plan, turn.round))
-        watch = Watch(cell.threads * cell.world_size)
+        watch = Watch(cell.threads * cell.world_size, gpus=cell.world_size if cell.device == "cuda" else 0)
         started = time.monotonic()
         answer = worker.run(request, limits.timeout_s, on_phase)
         wall = round(time.monotonic() - started, 4)

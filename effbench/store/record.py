@@ -29,14 +29,16 @@ class QualityScores(_Strict):
 class Conditions(_Strict):
     """What else the machine did while a trial ran. What cannot be read on a machine is absent."""
 
+    seconds: float
+    """Over which the figures are taken: the trial, door to door."""
     cores: int
     """That may be used here."""
     wanted: int
     """Threads of all ranks together."""
     other_cpu: float | None = None
-    """Cores' worth of CPU time that other programs used, on average."""
+    """Cores' worth of CPU time that other programs used on these cores, on average."""
     steal: float | None = None
-    """Share of the machine's CPU time that its host took away."""
+    """Share of the CPU time wanted on these cores (at least one core's) that the machine's host gave to others."""
     throttled: float | None = None
     """Share of the time in which a control group's CPU quota held the trial back."""
     load: float | None = None
@@ -44,9 +46,9 @@ class Conditions(_Strict):
     gpu_throttled: float | None = None
     """Share of the time in which heat or the hardware slowed a GPU down; of the worst one."""
     gpu_clock_mhz: int | None = None
-    """Of the first GPU's multiprocessors, after the trial."""
+    """Of the multiprocessors of the first GPU that the trial used, after it."""
     gpu_foreign: int | None = None
-    """Processes that used a GPU before the trial began."""
+    """Processes on the trial's GPUs before it began: effbench's own hold none then."""
 
 
 class Fingerprint(_Strict):

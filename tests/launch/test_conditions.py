@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sys
 import types
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +24,7 @@ def reading(at, **changes):
 
 def between(threads, before, after):
     readings = iter([before, after])
-    return Watch(threads, read=lambda: next(readings)).conditions()
+    return Watch(threads, read=lambda gpus: next(readings)).conditions()
 
 
 def test_others_are_what_is_busy_and_not_ours():
@@ -54,8 +55,67 @@ def test_what_cannot_be_read_is_absent():
     ],
 )
 def test_the_rule(cores, wanted, figures, reason):
-    found = dirty_reason(Conditions(cores=cores, wanted=wanted, **figures))
+    found = dirty_reason(Conditions(seconds=10, cores=cores, wanted=wanted, **figures))
     assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(("seconds", "disturbed"), [(0.1, False), (10, True)])
+def test_a_few_ticks_of_the_kernels_clock_do_not_disturb_a_short_trial(seconds, disturbed):
+    for figures in ({"other_cpu": 0.3}, {"steal": 0.2}):
+        found = dirty_reason(Conditions(seconds=seconds, cores=2, wanted=2, **figures))
+        assert (found is not None) == disturbed
+
+
+def test_time_stolen_from_one_busy_thread_is_not_thinned_by_idle_cores():
+    found = between(1, reading(0), reading(10, busy_s=8, own_s=8, stolen_s=2))
+    assert found.steal == pytest.approx(0.2)
+
+
+STAT = """cpu  1000 0 1000 9000 0 0 0 300 0 0
+cpu0 100 10 50 1000 70 3 4 20 99 0
+cpu1 200 0 50 1000 70 0 0 30 0 0
+cpu10 700 0 900 7000 0 0 0 250 0 0
+intr 1
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Stand-ins for files below /proc; `write` makes one."""
+
+    def path(name):
+        return tmp_path / str(name).removeprefix("/proc/").replace("/", "_") if str(name).startswith("/proc/") else Path(name)
+
+    monkeypatch.setattr(conditions, "Path", path)
+    return lambda name, text: path(name).write_text(text)
+
+
+def test_only_the_cores_that_may_be_used_are_counted(files, monkeypatch):
+    files("/proc/stat", STAT)
+    ticks = os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert conditions._machine_cpu() == (417 / ticks, 50 / ticks)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {10})
+    assert conditions._machine_cpu() == (1600 / ticks, 250 / ticks)
+
+
+def test_without_counters_there_are_no_figures(files):
+    assert conditions._machine_cpu() == (None, None)
+    assert conditions._throttled() is None
+
+
+def test_quotas_of_control_groups_of_both_versions_and_of_those_around(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(conditions, "_CGROUPS", tmp_path)
+    files("/proc/self/cgroup", "0::/outer/inner\n")
+    assert conditions._throttled() is None
+    (tmp_path / "outer/inner").mkdir(parents=True)
+    (tmp_path / "outer/inner/cpu.stat").write_text("usage_usec 5\nthrottled_usec 500000\n")
+    (tmp_path / "outer/cpu.stat").write_text("throttled_usec 1000000\n")
+    assert conditions._throttled() == 1.5
+    files("/proc/self/cgroup", "3:memory:/outer\n2:cpu,cpuacct:/mine\n1:cpuset:/\n")
+    (tmp_path / "cpu,cpuacct/mine").mkdir(parents=True)
+    (tmp_path / "cpu,cpuacct/mine/cpu.stat").write_text("nr_periods 4\nthrottled_time 2000000000\n")
+    assert conditions._throttled() == 2.0
 
 
 def _burn(seconds):
@@ -83,7 +143,10 @@ class FakeNvml(types.ModuleType):
 
     NVML_PERF_POLICY_THERMAL, NVML_PERF_POLICY_RELIABILITY, NVML_CLOCK_SM = "thermal", "reliability", "sm"
 
-    class NVMLError_NotSupported(Exception):
+    class NVMLError(Exception):
+        """What all of NVML's errors are."""
+
+    class NVMLError_NotSupported(NVMLError):
         """As NVML raises it."""
 
     def __init__(self):
@@ -104,8 +167,13 @@ class FakeNvml(types.ModuleType):
             raise self.NVMLError_NotSupported
         return SimpleNamespace(violationTime=self.slowed[handle, policy])
 
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        return {"GPU-b": 1}[uuid]
+
     def nvmlDeviceGetClockInfo(self, handle, kind):
-        return 1980
+        if not self.supported:
+            raise self.NVMLError_NotSupported
+        return 1980 + handle
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
         return self.others[handle]
@@ -116,16 +184,17 @@ def nvml(monkeypatch):
     fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.setattr(gpu, "gpus", lambda: ("one", "two"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpu._nvml.cache_clear()
     yield fake
     gpu._nvml.cache_clear()
 
 
 def test_gpus_tell_how_long_they_were_slowed_and_who_else_is_there(nvml):
-    before = gpu.read_gpus()
+    before = gpu.read_gpus(2)
     nvml.slowed[1, "thermal"] = 2_000_000_000
     nvml.others = [[object()], []]
-    after = gpu.read_gpus()
+    after = gpu.read_gpus(2)
     assert after.slowed_since(before) == 2.0
     assert (before.processes, after.processes, after.clock_mhz) == (0, 1, 1980)
     found = between(1, reading(0, gpus=after), reading(10, gpus=after))
@@ -134,12 +203,36 @@ def test_gpus_tell_how_long_they_were_slowed_and_who_else_is_there(nvml):
 
 def test_a_gpu_that_does_not_tell_has_no_figure(nvml):
     nvml.supported = False
-    assert gpu.read_gpus() == GpuReading((), 1980, 0)
-    assert gpu.read_gpus().slowed_since(gpu.read_gpus()) is None
+    assert gpu.read_gpus(2) == GpuReading((), None, 0)
+    assert gpu.read_gpus(2).slowed_since(gpu.read_gpus(2)) is None
+
+
+@pytest.mark.parametrize(("visible", "found"), [(None, (1980, 0)), ("1", (1981, 3)), ("GPU-b,0", (1981, 3))])
+def test_only_the_gpus_that_the_trial_uses_are_read(nvml, monkeypatch, visible, found):
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    nvml.others = [[], [object()] * 3]
+    reading = gpu.read_gpus(1)
+    assert (reading.clock_mhz, reading.processes) == found
+    assert len(reading.slowed_s) == 1
+
+
+def test_a_trial_on_the_cpu_is_not_disturbed_by_who_uses_a_gpu(nvml):
+    nvml.others = [[object()], []]
+    assert gpu.read_gpus(0) is None
+    assert Watch(1).conditions().gpu_foreign is None
+
+
+def test_a_driver_that_does_not_answer_leaves_figures_absent(nvml, monkeypatch):
+    def fail():
+        raise nvml.NVMLError
+
+    monkeypatch.setattr(nvml, "nvmlInit", fail)
+    assert gpu.read_gpus(1) is None
 
 
 def test_without_a_gpu_nothing_is_read(monkeypatch):
     monkeypatch.setattr(gpu, "gpus", lambda: ())
     gpu._nvml.cache_clear()
-    assert gpu.read_gpus() is None
+    assert gpu.read_gpus(1) is None
     gpu._nvml.cache_clear()

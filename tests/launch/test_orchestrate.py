@@ -87,12 +87,50 @@ def test_a_round_cut_in_two_measures_its_baseline_again_and_keeps_both(make):
     assert sorted(found) == sorted([first.session, second.session])
 
 
-def test_only_the_chosen_cells_go_on_and_in_the_same_order(make):
+def record(run, turn, **found):
+    run.store.write(run._record(turn.cell, turn.round, {"status": "ok", "wall_s": 1.0} | found), None, beside=turn.again)
+
+
+def test_a_stack_whose_baseline_was_still_missing_is_measured_again_beside_it(make):
+    first = make(rounds=1)
+    for turn in first.pending():
+        if turn.cell.stack == "lora":
+            record(first, turn)
+    second = make(rounds=1)
+    assert {(turn.cell.stack, turn.again) for turn in second.pending()} == {("full", False), ("lora", True)}
+    for turn in second.pending()[:1]:  # cut again, between a baseline and its stack or the other way round
+        record(second, turn)
+    third = make(rounds=1)
+    assert len(third.pending()) == 12  # no session has any pair yet
+    for turn in third.pending():
+        record(third, turn)
+    assert make(rounds=1).pending() == []
+
+
+def test_a_disturbed_baseline_that_is_tried_again_takes_its_stack_along(make):
+    first = make(rounds=1)
+    for turn in first.pending():
+        record(first, turn, dirty="hogs" if turn.cell.stack == "full" and turn.cell.seq_len == 16 else None)
+    assert make(rounds=1).pending() == []
+    again = make(rounds=1, retry_failed=True).pending()
+    assert {(turn.cell.stack, turn.again) for turn in again} == {("full", False), ("lora", True)}
+    assert {turn.cell.seq_len for turn in again} == {16}
+
+
+def test_only_the_chosen_cells_and_their_baselines_go_on_and_in_the_same_order(make):
     run = make(rounds=3)
     every = [turn.cell for turn in run.pending() if turn.round == 3]
-    chosen = {cell.id for cell in every[::3]}
-    finish(run, 24)
-    assert [turn.cell for turn in turns(run.plan, range(3, 4), set(), chosen)] == every[::3]
+    chosen = {cell.id for cell in every if cell.stack == "lora" and cell.batch_size == 2}
+    expected = [cell for cell in every if cell.batch_size == 2]
+    assert [turn.cell for turn in turns(run.plan, range(3, 4), {}, chosen)] == expected
+    assert len(expected) == 4
+
+
+def test_the_longest_trial_of_a_cell_is_what_the_budget_knows(make):
+    first = make(rounds=3)
+    for turn in first.pending():
+        record(first, turn, wall_s={1: 2.0, 2: 9.0, 3: 1.0}[turn.round])
+    assert set(make().seconds_seen.values()) == {9.0}
 
 
 def test_messages_lose_this_machines_paths():
