@@ -58,7 +58,8 @@ class Flops(Meter):
 def seconds_at_peak(cell: Cell, flops_by_dtype: Mapping[str, int]) -> float | None:
     """How long these operations take at this machine's measured peak; None where it was not measured for one of the types."""
     peaks = _measured_peaks()
-    rates = {dtype: peaks.get(f"{cell.device} {dtype} {cell.threads}") for dtype in flops_by_dtype}
+    threads = cell.threads if cell.device == "cpu" else 1  # a GPU's rate does not depend on the host's
+    rates = {dtype: peaks.get(f"{cell.device} {dtype} {threads}") for dtype in flops_by_dtype}
     seconds = [flops_by_dtype[dtype] / rate for dtype, rate in rates.items() if rate]
     return sum(seconds) if len(seconds) == len(rates) else None
 
