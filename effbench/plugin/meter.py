@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_serializer
 
 from effbench.plugin.cell import Cell, Phase
 
@@ -45,6 +45,11 @@ class Summary(BaseModel):
     """How many leading samples were given up; the sidecar has them all, in order."""
     outliers: int | None = None
     """How many of the `n` samples lie beyond Tukey's far fences; they are kept."""
+
+    @field_serializer("median", "low", "high", when_used="json-unless-none")
+    def _as_written(self, value: float) -> int | float:
+        """Counts exactly; of everything else nine digits, which is more than any clock knows, so that records stay small."""
+        return int(value) if value.is_integer() else float(f"{value:.9g}")
 
 
 @dataclass

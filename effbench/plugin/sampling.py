@@ -17,7 +17,7 @@ _STEADY = 0.10  # as near the settled median counts as steady, however little th
 _ROBUST_SD = 1.4826  # × median absolute deviation = standard deviation, for normal noise
 _FAR_FENCE = 3.0  # interquartile ranges beyond the quartiles (Tukey 1977, Exploratory Data Analysis, section 2D)
 _TRIVIAL = 0.01  # differences of a steady timer that are no outliers, relative to the median
-_LOOK_GROWTH = 0.1  # deciding costs a sort, so it is done each time the samples have grown by this share
+_LOOK_GROWTH = 0.2  # deciding costs a sort, so it is done each time the samples have grown by this share
 
 
 class Sampler:
@@ -39,7 +39,7 @@ class Sampler:
         """Why sampling may stop now, or None: go on.
 
         "cap" where time ran out, whatever the floors say. "interval" where the samples after warm-up reach both floors and the
-        interval of their median is as narrow as the rule asks. Cheap: it looks at the samples only when a tenth more have come.
+        interval of their median is as narrow as the rule asks. Cheap: it looks at the samples only when a fifth more have come.
         """
         if self._seconds >= self._rule.max_seconds:
             return "cap"

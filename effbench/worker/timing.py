@@ -56,7 +56,7 @@ def timer_for(device: torch.device, clock: Clock = time.perf_counter) -> Timer:
 def flush_l2(device: torch.device) -> None:
     """Write zeros over twice the L2 cache's size, so that what was in it is gone.
 
-    The buffer is freed at once and stays with PyTorch's allocator; it never adds to a peak that a model is larger than.
+    The buffer is freed at once, before the action; where a phase has its memory peak watched, it counts as what it is.
     """
     size = torch.cuda.get_device_properties(device).L2_cache_size
     torch.empty(2 * size, dtype=torch.uint8, device=device).zero_()

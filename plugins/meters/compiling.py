@@ -19,11 +19,16 @@ class Compiling(Meter):
         Metric("train.compile_s", "s", "lower", "Compiling, from loading to the end of training.", "max"),
         Metric("infer.compile_s", "s", "lower", "Compiling after training: conversion, evaluation, prefill and decode.", "max"),
     )
-    _before: float = 0.0
+    _before: float | None = None
+
+    def begin(self, observation: Observation) -> None:
+        """Start counting with the first phase."""
+        if self._before is None:
+            self._before = _seconds()
 
     def end(self, observation: Observation) -> Mapping[str, Summary]:
         """What was compiled since the last of these phases ended."""
-        if observation.phase not in ("train", "infer"):
+        if self._before is None or observation.phase not in ("train", "infer"):
             return {}
         now = _seconds()
         spent, self._before = now - self._before, now

@@ -37,6 +37,7 @@ class FlopCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch annotates only a part of its functions
         self.by_dtype: dict[str, int] = defaultdict(int)
+        self._whole: set[Any] = set()  # operators that are not made of others
         self.unknown: str | None = None
         """The first operator that may multiply matrices and has no formula: the sum is then too small."""
 
@@ -53,11 +54,12 @@ class FlopCounter(TorchDispatchMode):
         if any(kind is not Tensor for kind in types):
             return NotImplemented  # a tensor that wraps others (sharded, quantized): count what it does with them
         formula = _FORMULAS.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
-        if formula is None:
+        if formula is None and func not in self._whole:
             with self:
                 parts = func.decompose(*args, **kwargs)  # under inference_mode composite operators come whole
             if parts is not NotImplemented:
                 return parts
+            self._whole.add(func)
         result = func(*args, **kwargs)
         if formula is not None and not any(isinstance(arg, Tensor) and arg.layout in _SPARSE for arg in args):
             self.by_dtype[_dtype(func, args)] += formula(*args, **kwargs, out_val=result)
@@ -89,8 +91,12 @@ def _may_multiply(func: Any) -> bool:
 
 
 def _linear(x: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    """Count x · Wᵀ with packed weights: every output is a sum over the inputs."""
+    """Count x · Wᵀ, however the weights are packed: every output is a sum over the inputs."""
     return 2 * prod(x.shape) * out_val.shape[-1]
+
+
+def _matmul(a: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
+    return 2 * a.shape[-1] * prod(out_val.shape)
 
 
 def _matrix_first(a: Tensor, b: Tensor, *_: Any, out_val: Any, **__: Any) -> int:
@@ -115,7 +121,10 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     kinds = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
     attention = [f"_scaled_dot_product_{kind}" for kind in kinds]
     named: list[tuple[Any, list[str], Callable[..., int]]] = [
-        (torch.ops.aten, attention, _attention),
+        # Whole where nothing asks for gradients, as under inference_mode; otherwise autograd sees their parts.
+        (torch.ops.aten, ["linear"], _linear),
+        (torch.ops.aten, ["matmul"], _matmul),
+        (torch.ops.aten, ["scaled_dot_product_attention", *attention], _attention),
         (torch.ops.aten, [f"{name}_backward" for name in attention], _attention_backward),
         (torch.ops.aten, ["mv", "_int_mm"], _matrix_first),
         (torch.ops.aten, ["addmv"], _matrix_second),

@@ -1,17 +1,15 @@
 """Counted operations against the closed formula of a Llama."""
 
-import json
 import warnings
 from dataclasses import replace
 
-import platformdirs
 import pytest
 import torch
+from effbench_plugins.meters import flops
 from effbench_plugins.meters.counting import FlopCounter, counting
 from effbench_plugins.meters.flops import Flops
 from torch import nn
 
-from effbench.store.machine import this_machine
 from tests.meters.conftest import SHAPE
 
 
@@ -160,15 +158,12 @@ def test_probing_changes_nothing_that_is_evaluated_afterwards(llama, seen):
 
 
 class TestMfu:
-    @pytest.fixture
-    def calibrate(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-
+    @pytest.fixture(autouse=True)
+    def calibrate(self, monkeypatch):
         def write(**peaks):
-            (tmp_path / "effbench").mkdir()
-            file = tmp_path / "effbench" / f"calibration-{this_machine().slug}.json"
-            file.write_text(json.dumps({"matmul_flops_per_s": {f"cpu {dtype} 1": peak for dtype, peak in peaks.items()}}))
+            monkeypatch.setattr(flops, "_measured_peaks", lambda: {f"cpu {name} 1": peak for name, peak in peaks.items()})
 
+        write()
         return write
 
     def test_is_the_time_at_the_peak_over_the_mean_time(self, llama, seen, calibrate):
