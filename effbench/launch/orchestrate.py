@@ -158,7 +158,7 @@ class Run:
         self, worker: Worker, turn: Turn, on_phase: Callable[[str], None]
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         cell, limits = turn.cell, self.plan.suite.limits
-        request = trial_request(self.plan, cell, seed_of(self.plan, turn.round))
+        request = trial_request(self.plan, cell, turn.round)
         watch = Watch(cell.threads * cell.world_size, gpus=cell.world_size if cell.device == "cuda" else 0)
         started = time.monotonic()
         answer = worker.run(request, limits.timeout_s, on_phase)

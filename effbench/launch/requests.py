@@ -32,12 +32,17 @@ def start_message(plan: Plan, catalog: Catalog, sources: Sources, cells: Sequenc
     }
 
 
-def trial_request(plan: Plan, cell: Cell, seed: int) -> dict[str, Any]:
-    """One trial of a cell."""
+def trial_request(plan: Plan, cell: Cell, round_number: int) -> dict[str, Any]:
+    """One trial of a cell.
+
+    Probes run in its first round alone: they run the model once more under an instrument, and count the same each time.
+    """
     memory = plan.suite.limits.memory_gb
     return {
         "cell": cell.model_dump(mode="json"),
-        "seed": seed,
+        "seed": seed_of(plan, round_number),
+        "meters": plan.suite.meters,
+        "probe": round_number == 1,
         "phase_skips": plan.phase_skips.get(cell.id, {}),
         "memory_bytes": None if memory is None else int(memory * 2**30),
     }

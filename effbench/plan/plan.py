@@ -112,6 +112,8 @@ def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> 
     for name in only_stacks:
         if name not in suite.stacks:
             raise unknown("stack", name, suite.stacks)
+    for name in suite.meters or ():
+        catalog.meters.get(name)
     metrics = catalog.metrics()
     for metric in (suite.ranking.by, *(claim.metric for claim in suite.claims if not claim.metric.startswith("quality."))):
         if metric not in metrics:

@@ -139,6 +139,8 @@ class Suite(_Part):
     quality: QualitySettings = QualitySettings()
     limits: Limits = Limits()
     sampling: Sampling = Sampling()
+    meters: list[str] | None = Field(default=None, min_length=1)
+    """Which meters measure; all of them when left out."""
     stacks: dict[str, Stack] = Field(min_length=1)
     claims: list[Claim] = []
 

@@ -44,6 +44,8 @@ class TrialRequest:
     phase_skips: dict[str, str]
     ranks: Ranks = field(default_factory=Ranks)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    probe: bool = True
+    """Whether meters may run the model again for what needs an instrument."""
 
 
 @dataclass
@@ -283,7 +285,8 @@ class _Trial:
 
     def _end(self, observation: Observation, meters_of: str | None = None) -> None:
         meters = [meter for meter in self.request.meters if meters_of in (None, meter.name)]
-        for measure in [*(meter.end for meter in meters), *(meter.probe for meter in meters)]:
+        probes = [meter.probe for meter in meters] if self.request.probe else []
+        for measure in [*(meter.end for meter in meters), *probes]:
             for name, summary in measure(observation).items():
                 if not np.isfinite(summary.median):
                     raise DivergedError(f"{name} is {summary.median}")

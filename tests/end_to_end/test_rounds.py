@@ -83,3 +83,15 @@ def test_real_hogs_make_trials_dirty_which_are_repeated_marked_and_left_out(infe
     assert done.stdout.count("disturbed, once more") == 3
     assert "1 of 1 trials of `slow`: timings left out, disturbed" in done.stdout
     assert "3 trials stayed disturbed" in done.stderr
+
+
+def test_meters_can_be_chosen_and_probes_run_in_the_first_round_alone(infer_suite, tmp_path):
+    arguments = ["run", infer_suite, "--plugin", "slow.py", "--stack", "full", "--rounds", "2"]
+    effbench(*arguments, "--results", "all", cwd=tmp_path, check=0)
+    first, second = (records(tmp_path / "all")["full", number]["metrics"] for number in (1, 2))
+    assert first.keys() - second.keys() == {"infer.prefill_flops", "infer.decode_token_flops"}
+    effbench(*arguments, "--results", "one", "--set", 'meters=["latency"]', cwd=tmp_path, check=0)
+    chosen = records(tmp_path / "one")["full", 1]["metrics"]
+    assert set(chosen) == {"infer.prefill_s", "infer.decode_token_s", "infer.end_to_end_s"}
+    done = effbench(*arguments, "--set", 'meters=["latencey"]', cwd=tmp_path, check=2)
+    assert "unknown meter 'latencey': did you mean 'latency'?" in done.stderr
