@@ -145,12 +145,15 @@ def effbench_costs(trials: Sequence[Trial]) -> dict[Cell, Cost]:
 def peer_cost(cell: Cell, answer: Mapping[str, Any]) -> Cost:
     """From what `peer_cell.py` printed.
 
-    `reported` has for training the `samples_per_s` of its report; for inference the `token_s` (mean) and `tokens` (how many
-    values) of its per-token latency.
+    `reported` has for training the `samples_per_s` and the `mean_step_s` of its report; for inference the `token_s` (mean) and
+    `tokens` (how many values) of its per-token latency.
     """
     report, wall_s, process_s = answer["report"], answer["launch_s"], answer["process_s"]
     if cell.phase == "train":
-        reported = {"samples_per_s": report["train"]["throughput"]["value"]}
+        reported = {
+            "samples_per_s": report["train"]["throughput"]["value"],
+            "mean_step_s": report["train"]["latency"]["mean"],
+        }
         return Cost(wall_s, report["overall"]["latency"]["total"], report["train"]["latency"]["p50"], None, process_s, reported)
     token_s = report["decode"]["latency"]["p50"] / (NEW_TOKENS - 1)
     per_token = report["per_token"]["latency"]
@@ -311,9 +314,9 @@ def totals(command_s: float, ours: Mapping[Cell, Cost], theirs: Mapping[Cell, Co
 def findings(total: Totals, theirs: Mapping[Cell, Cost]) -> str:
     """Totals against their targets, and what the peer's own figures say beside its own samples."""
     rest, peer_rest = total.effbench_s - total.effbench_measuring_s, total.peer_s - total.peer_measuring_s
-    share, ratio = rest / total.effbench_measuring_s, total.effbench_s / total.peer_s
+    share = rest / total.effbench_measuring_s
     factors = [
-        cost.reported["samples_per_s"] * cost.step_s / cell.batch_size
+        cost.reported["samples_per_s"] * cost.reported["mean_step_s"] / cell.batch_size
         for cell, cost in theirs.items()
         if cell.phase == "train" and cost.reported
     ]
@@ -323,11 +326,15 @@ def findings(total: Totals, theirs: Mapping[Cell, Cost]) -> str:
         f"{share:.1%} of measuring ({_target(share <= 0.10)}: at most 10 %)",
         f"peer: {total.peer_s:.1f} s = {total.peer_measuring_s:.1f} measuring + {peer_rest:.1f} rest, its imports counted once "
         f"({total.peer_processes_s:.1f} s with a process for each cell)",
-        f"effbench / peer: {ratio:.3f} ({_target(ratio <= 1 / 3)}: at most a third); "
-        f"{total.effbench_s / total.peer_processes_s:.3f} of the peer as it was run",
-        f"the peer's training throughput is {min(factors):.2f} to {max(factors):.2f} times batch / median step",
+        f"effbench / peer: {_third(total.effbench_s / total.peer_s)}",
+        f"effbench / peer with a process for each cell: {_third(total.effbench_s / total.peer_processes_s)}",
+        f"the peer's training throughput is {min(factors):.2f} to {max(factors):.2f} times batch / mean step",
         f"the peer's per-token latency has {sorted(counts)} values; {SAMPLES} samples make {SAMPLES * (NEW_TOKENS - 1)}",
     ])  # fmt: skip
+
+
+def _third(ratio: float) -> str:
+    return f"{ratio:.3f} ({_target(ratio <= 1 / 3)}: at most a third)"
 
 
 def _target(met: bool) -> str:

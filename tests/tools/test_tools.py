@@ -59,6 +59,5 @@ def test_the_orchestrators_cpu_time_is_told_from_its_workers(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)  # `python -m` looks there first
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     run = run_suite("", tmp_path)
-    assert 0.4 <= run.orchestrator_cpu_s < run.workers_cpu_s  # together they would be over 1.2
-    assert run.workers_cpu_s >= 0.8
+    assert 0 < run.orchestrator_cpu_s < run.workers_cpu_s  # taken together, or the other way round, it would be more
     assert not run.trials
