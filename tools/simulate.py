@@ -1,12 +1,13 @@
 """How often the whole procedure errs, and what it can see: `python tools/simulate.py [errors | coverage | looks | power]`.
 
-Draws made-up per-round log ratios and judges them with the functions that judge real ones. Each line of output says what was
-drawn, how often the procedure was wrong, and the Monte-Carlo standard error of that share. One core, a few minutes.
+Draws made-up runs, trial by trial in shuffled rounds, and judges their log ratios with the functions that judge real ones. Each
+table says how often the procedure was wrong, and with which Monte-Carlo standard error. One core, some minutes.
 """
 
 import argparse
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +24,22 @@ ROUNDS = LOOKS[-1]
 
 
 def _bimodal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Two levels, as of a clock that is boosted in a third of the rounds, with some spread around each."""
+    """Two levels, as of a clock that is boosted in a third of the trials, with some spread around each."""
     return (rng.random(shape) < 1 / 3) * 2.0 + 0.3 * rng.normal(size=shape)
 
 
 def _drifting(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Half of the variance is a wave over the rounds with a phase of its own per stack: drift that pairing did not take out."""
+    """A machine that grows slower, and warms and cools in waves of about 40 trials, beside noise of its own."""
+    time = np.arange(shape[-1])
     phase = rng.uniform(0, 2 * np.pi, (*shape[:-1], 1))
-    return np.sin(2 * np.pi * np.arange(shape[-1]) / 7 + phase) + rng.normal(size=shape) / math.sqrt(2)
+    return 3 * time / shape[-1] + np.sin(2 * np.pi * time / 40 + phase) + 0.5 * rng.normal(size=shape)
 
 
 def _correlated(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Each round keeps 0.3 of the one before (AR(1))."""
+    """Each trial keeps half of the one before (AR(1)): disturbances that last for a few trials."""
     steps = rng.normal(size=shape)
     for k in range(1, shape[-1]):
-        steps[..., k] = 0.3 * steps[..., k - 1] + math.sqrt(1 - 0.09) * steps[..., k]
+        steps[..., k] = 0.5 * steps[..., k - 1] + math.sqrt(0.75) * steps[..., k]
     return steps
 
 
@@ -48,12 +50,24 @@ NOISES: dict[str, Noise] = {
     "drift": _drifting,
     "autocorrelated": _correlated,
 }
+"""Of a machine along the trials of a run, one value a trial."""
 
 
-def scaled(noise: Noise, rng: np.random.Generator, shape: tuple[int, ...], sd: float) -> Array:
-    """Draws of mean 0 and standard deviation `sd`, by a large sample of the same kind."""
-    reference = noise(np.random.default_rng(0), (4000, 50))
-    return (noise(rng, shape) - reference.mean()) * (sd / reference.std())
+def run_of(noise: Noise, rng: np.random.Generator, stacks: int, rounds: int, sd: float) -> Array:
+    """Log ratios (stacks, rounds) of equal stacks to one more, the baseline: every round visits all of them in shuffled order.
+
+    `sd` is that of the paired log ratios.
+    """
+    trials = noise(rng, (rounds * (stacks + 1),)).reshape(rounds, stacks + 1)
+    values = rng.permuted(trials, axis=1)
+    return sd / _paired_sd(noise, stacks) * (values[:, 1:] - values[:, :1]).T
+
+
+@cache
+def _paired_sd(noise: Noise, stacks: int) -> float:
+    rng = np.random.default_rng(0)
+    trials = rng.permuted(noise(rng, (500, 20 * (stacks + 1))).reshape(500, 20, stacks + 1), axis=2)
+    return float((trials[..., 1] - trials[..., 0]).std())
 
 
 def board_verdicts(logs: list[Array]) -> list[str]:
@@ -80,12 +94,6 @@ def every_round(logs: Array) -> Iterator[list[str]]:
         yield board_verdicts(list(logs[:, :n]))
 
 
-def shared_baseline(noise: Noise, rng: np.random.Generator, stacks: int, sd: float) -> Array:
-    """Log ratios of stacks to one baseline: half of each ratio's variance is the baseline's, the same for all."""
-    draws = scaled(noise, rng, (stacks + 1, ROUNDS), sd / math.sqrt(2))
-    return draws[1:] - draws[0]
-
-
 def errors(draws: int, rng: np.random.Generator) -> None:
     """A board of 30 equal stacks: the share of boards, and of stacks, that are ever called FASTER or SLOWER."""
     print(f"30 equal stacks, δ = {DELTA:.0%}: ever FASTER or SLOWER, % of stacks / % of boards")
@@ -94,7 +102,7 @@ def errors(draws: int, rng: np.random.Generator) -> None:
         for sd in (0.01, 0.03, 0.06, 0.12):
             wrong = {key: np.zeros(2) for key in (3, 5, 10, 20, "clear", "every")}
             for _ in range(draws):
-                logs = shared_baseline(noise, rng, 30, sd)
+                logs = run_of(noise, rng, 30, ROUNDS, sd)
                 for n in (3, 5, 10, 20):
                     wrong[n] += _wrong([board_verdicts(list(logs[:, :n]))])
                 wrong["clear"] += _wrong([until_clear(logs)[0]])
@@ -117,7 +125,8 @@ def coverage(draws: int, rng: np.random.Generator) -> None:
         shown = []
         for n in (3, 5, 10, 20):
             held = 0
-            for row in scaled(noise, rng, (draws, n), 0.05):
+            for _ in range(draws):
+                row = run_of(noise, rng, 5, n, 0.05)[0]
                 interval = ratio_interval(row)
                 held += interval.low is not None and interval.high is not None and interval.low <= 1 <= interval.high
             shown.append(f"{100 * held / draws:>11.1f}")
@@ -132,13 +141,20 @@ def looks(draws: int, rng: np.random.Generator) -> None:
     values = rng.normal(size=(draws, ROUNDS))
     sums, squares = np.cumsum(values, axis=1), np.cumsum(values**2, axis=1)
     mean = sums / n
-    statistic = np.abs(mean) / np.sqrt(np.maximum(squares - n * mean**2, 1e-300) / np.maximum(n - 1, 1) / n)
-    print("level   ever rejects a true hypothesis in 3 to 20 rounds, %: every round / at the looks of --until-clear")
-    for level in (0.05, 0.02, 0.0125, 0.01, VERDICT_LEVEL, 0.005):
-        beyond = statistic[:, MIN_ROUNDS - 1 :] > t.isf(level / 2, n[MIN_ROUNDS - 1 :] - 1)
-        at_looks = beyond[:, [look - MIN_ROUNDS for look in LOOKS]]
-        print(f"{level:<7} {100 * beyond.any(axis=1).mean():.2f} / {100 * at_looks.any(axis=1).mean():.2f}")
+    statistic = mean / np.sqrt(np.maximum(squares - n * mean**2, 1e-300) / np.maximum(n - 1, 1) / n)
+    print("ever wrong in 3 to 20 rounds, %: without a margin (either side) / truly at the margin (one side)")
+    print("level     looks after 3, 5, 8, 12, 20   after every round")
+    for level in (0.05, 0.025, VERDICT_LEVEL, 0.0075, 0.005):
+        critical = t.isf(level / 2, n[MIN_ROUNDS - 1 :] - 1)
+        either, above = (s[:, MIN_ROUNDS - 1 :] > critical for s in (np.abs(statistic), statistic))
+        at_looks = [look - MIN_ROUNDS for look in LOOKS]
+        shown = (f"{_ever(either[:, when])} / {_ever(above[:, when])}" for when in (at_looks, slice(None)))
+        print(f"{level:<9} {'   '.join(f'{part:<27}' for part in shown)}")
     print(f"{draws} draws; standard error of 5 %: ± {100 * math.sqrt(0.05 * 0.95 / draws):.2f} %")
+
+
+def _ever(beyond: NDArray[np.bool_]) -> str:
+    return f"{100 * beyond.any(axis=1).mean():.2f}"
 
 
 def power(draws: int, rng: np.random.Generator) -> None:
@@ -173,7 +189,7 @@ def smallest(rng: np.random.Generator, draws: int, sd: float, rounds: int, stack
     return high
 
 
-PARTS = {"looks": (looks, 2000), "coverage": (coverage, 2000), "errors": (errors, 300), "power": (power, 400)}
+PARTS = {"looks": (looks, 2000), "coverage": (coverage, 2000), "errors": (errors, 200), "power": (power, 400)}
 
 
 def main() -> None:

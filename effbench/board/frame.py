@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TRIAL_COLUMNS = (
     "machine", "suite", "session", "round", "cell_id", "stack", "techniques", "model", "workload",
-    "seq_len", "batch_size", "world_size", "dtype", "device", "options", "variant", "settings",
+    "seq_len", "batch_size", "paired_batch", "world_size", "dtype", "device", "options", "variant", "settings",
     "status", "error", "dirty", "train_phase", "infer_phase",
     "fingerprint", "methodology", "weights", "data", "file", "samples",
 )  # fmt: skip
@@ -59,6 +59,7 @@ def _trial(file: Path, record: Record) -> dict[str, Any]:
         "stack": cell.stack,
         "techniques": " + ".join(name for name, _ in cell.techniques) or "untouched",
         **cell.shape,
+        "paired_batch": cell.paired_batch,
         "options": canonical_json(cell.option_axes),
         "variant": _hash([cell.techniques, cell.lr]),
         "settings": _settings(cell),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Shape = tuple[int, int, str]
-"""seq_len, batch_size, dtype: what a cell and its baseline's cell share on one board."""
+"""seq_len, paired batch_size, dtype: what a cell and its baseline's cell share on one board."""
 
 
 class Trial(NamedTuple):
@@ -94,7 +94,7 @@ def rows_of(frame: "pd.DataFrame") -> list[Row]:
 
 def _ambiguous(frame: "pd.DataFrame") -> set[tuple[str, str]]:
     """Stacks whose learning rate or options were changed between runs: the variants must not be averaged."""
-    counts = frame.groupby(["stack", "options", "seq_len", "batch_size", "dtype"])["variant"].nunique()
+    counts = frame.groupby(["stack", "options", "seq_len", "paired_batch", "dtype"])["variant"].nunique()
     return {(key[0], key[1]) for key in counts[counts > 1].index}
 
 
@@ -112,7 +112,7 @@ def _new_row(entry: dict[Any, Any], variant: str) -> Row:
 
 
 def _add(row: Row, entry: dict[Any, Any]) -> None:
-    trial = Trial(entry["session"], entry["round"], (entry["seq_len"], entry["batch_size"], entry["dtype"]))
+    trial = Trial(entry["session"], entry["round"], (entry["seq_len"], entry["paired_batch"], entry["dtype"]))
     if entry["first"]:
         row.statuses.setdefault(trial.shape, []).append((entry["status"], _text(entry["error"])))
     if entry["status"] != "ok":
@@ -131,7 +131,7 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
 
 def _disturbed(entry: dict[Any, Any]) -> bool:
     """Whether another program could have changed this value: bytes, counts and scores stay what they are."""
-    return _text(entry["unit"]) not in ("", "B")
+    return _text(entry["unit"]) not in ("", "B", "FLOP")
 
 
 def _text(value: object) -> str:

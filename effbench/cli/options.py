@@ -8,7 +8,7 @@ import typer
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
-    from effbench.launch.orchestrate import Sources
+    from effbench.launch.requests import Sources
     from effbench.plan.plan import Plan
     from effbench.plugin.catalog import Catalog
 
@@ -30,7 +30,7 @@ def prepare(
     suite: str, plugins: list[Path] | None, stacks: list[str] | None, settings: list[str] | None
 ) -> "tuple[Plan, Catalog, Sources]":
     """Read the suite, find all plugins, and plan."""
-    from effbench.launch.orchestrate import Sources
+    from effbench.launch.requests import Sources
     from effbench.plan.plan import plan
     from effbench.plan.suite import find_suite, read_suite
     from effbench.plugin.discovery import discover

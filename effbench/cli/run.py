@@ -10,6 +10,9 @@ from effbench.cli.options import PluginOption, ResultsOption, SetOption, StackOp
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
+    from effbench.launch.budget import Budget
+    from effbench.launch.orchestrate import FurtherRounds, Run
+    from effbench.launch.schedule import Turn
     from effbench.plan.plan import Plan
     from effbench.plugin.catalog import Catalog
     from effbench.plugin.launcher import Launcher
@@ -28,51 +31,96 @@ def run(
     rdzv_endpoint: Annotated[
         str | None, typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where this machine waits for the others.")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try trials that did not end well again.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="10m", help="Stop in time, after one full round at least; the same command goes on.")
+    ] = None,
+    until_clear: Annotated[
+        bool, typer.Option("--until-clear", help="Further rounds for what is UNCLEAR, up to 20 rounds or the budget.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try trials again that did not end well or were disturbed.")
+    ] = False,
 ) -> None:
     """Measure a suite on this machine. The same command again runs only what is missing.
 
-    Examples: effbench run quick; effbench run my.toml --rounds 5; effbench run quick --stack lora --set training.steps=20
+    Examples: effbench run quick; effbench run my.toml --rounds 5; effbench run quick --stack lora --set training.steps=20;
+    effbench run quick --until-clear --budget 20m
 
     Exit status: 0 every trial is ok or skipped, 1 some trial failed, 2 bad input, 130 stopped by Ctrl-C.
     """
-    from effbench.cli.progress import progress_for
-    from effbench.launch.orchestrate import Run
-    from effbench.launch.worker import WorkerError
+    from effbench.board.clarity import LOOKS
+    from effbench.launch.budget import Budget, parse_duration
+    from effbench.launch.orchestrate import Run, rounds_of
 
+    limit = Budget(parse_duration(budget) if budget else None)
     planned, catalog, sources = prepare(suite, plugin, stack, set_)
     starter = _launcher(planned, catalog, launcher, {"nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint})
-    session = Run(planned, catalog, sources, results, rounds or planned.suite.rounds, starter, retry_failed)
+    count = rounds or planned.suite.rounds
+    session = Run(planned, catalog, sources, results, max(count, LOOKS[0]) if until_clear else count, starter, retry_failed)
+    _announce(planned, session)
+    interrupted, left = _execute(session, limit, _further(session) if until_clear else None)
+    _show(session.store.folder, results)
+    records = [record for _, record in session.store.read().records]
+    if left:
+        fewest, most = rounds_of(records, {cell.id for cell in planned.cells})
+        typer.echo(
+            f"the budget is used up: {len(left)} trials left, cells have {fewest} to {most} rounds; the same command goes on"
+        )
+    if interrupted:
+        typer.echo("stopped; the same command continues where it stopped", err=True)
+        raise typer.Exit(130)
+    if _report_failures(records, {cell.id for cell in planned.cells}):
+        raise typer.Exit(1)
+
+
+def _announce(planned: "Plan", session: "Run") -> None:
     for problem in session.problems:
         typer.echo(f"effbench: {problem}", err=True)
     for reason, count in planned.skip_reasons():
         typer.echo(f"skipped: {count} cells: {reason}", err=True)
     for note in planned.notes:
         typer.echo(f"note: {note}", err=True)
-    pending = session.pending()
     total = len(planned.cells) * session.rounds
+    pending = session.pending()
+    again = sum(turn.again for turn in pending)
     typer.echo(
         f"{planned.suite.name}: {total} trials ({len(planned.cells)} cells × {session.rounds} rounds), {len(pending)} to run"
+        + (f", {again} of them again: a stack and its baseline are compared within one session" if again else "")
     )
-    interrupted = False
-    if pending:
-        with progress_for(len(pending), sys.stdout) as progress:
-            try:
-                session.execute(progress)
-            except KeyboardInterrupt:
-                interrupted = True
-            except WorkerError as error:
-                raise InputError(str(error)) from error
-    _show(session.store.folder, results)
-    if interrupted:
-        typer.echo("stopped; the same command continues where it stopped", err=True)
-        raise typer.Exit(130)
-    bad = _failures([record for _, record in session.store.read().records], {cell.id for cell in planned.cells})
-    if bad:
-        typer.echo(f"{len(bad)} trials did not end well; `--retry-failed` tries them again:", err=True)
-        for record in bad[:10]:
-            typer.echo(f"  {record.cell_id} round {record.round}: {record.status}: {record.headline}", err=True)
-        raise typer.Exit(1)
+
+
+def _execute(session: "Run", budget: "Budget", further: "FurtherRounds | None") -> "tuple[bool, list[Turn]]":
+    """Whether Ctrl-C stopped it, and what the budget left."""
+    from effbench.cli.progress import progress_for
+    from effbench.launch.worker import WorkerError
+
+    if not (pending := session.pending()) and further is None:
+        return False, []
+    with progress_for(len(pending), sys.stdout, budget.left) as progress:
+        try:
+            return False, session.execute(progress, budget, further)
+        except KeyboardInterrupt:
+            return True, []
+        except WorkerError as error:
+            raise InputError(str(error)) from error
+
+
+def _further(session: "Run") -> "FurtherRounds":
+    """`--until-clear`: at each look, the cells whose speed is unclear go on, and the baseline's with them."""
+    from effbench.board.clarity import next_look, unclear
+    from effbench.board.frame import load
+    from effbench.board.leaderboard import build
+
+    def choose(rounds: int) -> tuple[int, set[str]] | None:
+        look = next_look(rounds)
+        if look is None:
+            return None
+        frame = load(session.store.folder)
+        # Only of these rounds: a run that was stopped further on sees what it saw before, and goes on as it would have.
+        cells = unclear(build(frame[frame["round"] <= rounds]), session.plan.cells)
+        return (look, cells) if cells else None
+
+    return choose
 
 
 def _launcher(planned: "Plan", catalog: "Catalog", name: str, options: dict[str, Any]) -> "Launcher":
@@ -84,8 +132,20 @@ def _launcher(planned: "Plan", catalog: "Catalog", name: str, options: dict[str,
     return launcher
 
 
-def _failures(records: "list[Record]", planned: set[str]) -> "list[Record]":
-    return [r for r in records if r.cell_id in planned and r.status not in ("ok", "skipped")]
+def _report_failures(records: "list[Record]", planned: set[str]) -> bool:
+    """Say which trials failed or were disturbed; whether any failed."""
+    current = [record for record in records if record.cell_id in planned]
+    bad = [record for record in current if record.status not in ("ok", "skipped")]
+    if bad:
+        typer.echo(f"{len(bad)} trials did not end well; `--retry-failed` tries them again:", err=True)
+    for record in bad[:10]:
+        typer.echo(f"  {record.cell_id} round {record.round}: {record.status}: {record.headline}", err=True)
+    if dirty := [record for record in current if record.dirty]:
+        reason = dirty[0].dirty
+        typer.echo(
+            f"{len(dirty)} trials stayed disturbed ({reason}); `--retry-failed` on a quieter machine mends them", err=True
+        )
+    return bool(bad)
 
 
 def _show(folder: Path, results: Path) -> None:

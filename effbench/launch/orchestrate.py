@@ -1,18 +1,23 @@
 """Runs a plan: rounds in shuffled order, one trial at a time, each written as soon as it ends."""
 
-import random
 import secrets
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from effbench.launch.answer import Answer
+from effbench.launch.budget import Budget
+from effbench.launch.conditions import Watch, dirty_reason
 from effbench.launch.fingerprint import Fingerprints
+from effbench.launch.requests import Sources, seed_of, start_message, trial_request
+from effbench.launch.schedule import Turn, turns
 from effbench.launch.worker import Worker
-from effbench.plan.plan import Plan, techniques_of
+from effbench.plan.plan import Plan
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
 from effbench.plugin.launcher import Launcher
@@ -20,11 +25,12 @@ from effbench.store.machine import this_machine
 from effbench.store.record import Record, Status
 from effbench.store.store import Store
 
-_SEEDS_PER_ROUND = 1000  # so that no round's seed is near another suite seed's
-
 
 class Listener(Protocol):
     """Who is told how a run goes on."""
+
+    def planned(self, trials: int) -> None:
+        """So many more trials are to run."""
 
     def started(self, cell: Cell, round_number: int) -> None:
         """A trial begins."""
@@ -32,16 +38,18 @@ class Listener(Protocol):
     def phase(self, name: str) -> None:
         """The trial enters a phase."""
 
+    def repeated(self, reason: str) -> None:
+        """Something disturbed the trial; it is run again."""
+
     def finished(self, record: Record) -> None:
         """The trial's record is written."""
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where plugins beyond the bundled and installed ones come from, for the worker to load them too."""
+class FurtherRounds(Protocol):
+    """Decides which cells go on after the rounds that were asked for."""
 
-    files: Sequence[Path] = ()
-    folders: Sequence[Path] = ()
+    def __call__(self, rounds: int) -> tuple[int, Collection[str]] | None:
+        """The number of rounds to go on to and the ids of the cells that do, after so many rounds; None to stop."""
 
 
 @dataclass
@@ -66,38 +74,56 @@ class Run:
         found = self.store.read()
         self.problems = found.problems
         self._current = {cell.id: self._fingerprints.of(cell) for cell in self.plan.cells}
-        self._done = {(r.cell_id, r.round) for _, r in found.records if self._counts(r)}
+        counted = [record for _, record in found.records if self._counts(record)]
+        self._measured: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self.seconds_seen: dict[str, float] = {}
+        for record in counted:
+            self._measured[record.cell_id, record.round].add(record.session)
+            self.seconds_seen[record.cell_id] = max(record.wall_s, self.seconds_seen.get(record.cell_id, 0.0))
         self._across_ranks = {metric.name: metric.across_ranks for metric in self.catalog.metrics().values()}
         self._git = _git_state(Path.cwd(), self.results)
+        self._workers: dict[int, Worker] = {}
 
-    def pending(self) -> list[tuple[int, Cell]]:
-        """(round, cell) of what has no current record, in the order it will run."""
-        return [(number, cell) for number, cell in self._schedule() if (cell.id, number) not in self._done]
+    def pending(self) -> list[Turn]:
+        """What has no current record, in the order it will run."""
+        return list(turns(self.plan, range(1, self.rounds + 1), self._measured))
 
-    def execute(self, listener: Listener) -> list[Record]:
-        """Measure what is pending and write skips; returns the records of this session."""
+    def execute(self, listener: Listener, budget: Budget | None = None, further: FurtherRounds | None = None) -> list[Turn]:
+        """Measure what is pending, then `further` rounds; returns what the budget left unmeasured."""
         self._write_skips()
-        records = []
-        workers: dict[int, Worker] = {}
+        limit = budget or Budget()
+        limit.learn(self.seconds_seen)
         try:
-            for number, cell in self.pending():
-                listener.started(cell, number)
-                worker = workers.get(cell.world_size)
-                if worker is None:
-                    worker = workers[cell.world_size] = self._worker(cell.world_size)
-                record = self._trial(worker, cell, number, listener)
-                self._done.add((cell.id, number))
-                records.append(record)
-                listener.finished(record)
+            left = self._measure(self.pending(), listener, limit)
+            rounds = self.rounds
+            while not left and further and (chosen := further(rounds)):
+                following = range(rounds + 1, chosen[0] + 1)
+                more = list(turns(self.plan, following, self._measured, chosen[1]))
+                listener.planned(len(more))
+                left = self._measure(more, listener, limit)
+                rounds = chosen[0]
         finally:
-            for worker in workers.values():
+            for worker in self._workers.values():
                 worker.close()
             self.launcher.close()
-        return records
+        return left
+
+    def _measure(self, pending: list[Turn], listener: Listener, budget: Budget) -> list[Turn]:
+        """Run trials until none is pending or, after the first round, the budget allows no more; returns those left."""
+        for index, turn in enumerate(pending):
+            if turn.round > 1 and not budget.allows(turn.cell.id, warm=turn.cell.world_size in self._workers):
+                return pending[index:]
+            listener.started(turn.cell, turn.round)
+            record = self._trial(turn, listener, budget)
+            self._measured[record.cell_id, record.round].add(record.session)
+            budget.learn({record.cell_id: record.wall_s})
+            listener.finished(record)
+        return []
 
     def _counts(self, record: Record) -> bool:
         """Whether a record stands for its trial: made by the present code, and not to be tried again."""
-        finished = record.status == "ok" or (record.status != "skipped" and not self.retry_failed)
+        good = record.status == "ok" and not record.dirty
+        finished = good or (record.status != "skipped" and not self.retry_failed)
         return finished and record.fingerprint == self._current.get(record.cell_id)
 
     def _write_skips(self) -> None:
@@ -105,40 +131,41 @@ class Run:
             found = {"status": "skipped", "error": skip.reason, "wall_s": 0.0}
             self.store.write(self._record(skip.cell, 1, found), None)
 
-    def _schedule(self) -> Iterator[tuple[int, Cell]]:
-        for number in range(1, self.rounds + 1):
-            order = sorted(self.plan.cells, key=lambda cell: cell.id)
-            random.Random(f"{self.plan.suite.seed}:{number}").shuffle(order)  # noqa: S311 - an order, not a secret
-            yield from ((number, cell) for cell in order)
-
     def _worker(self, world_size: int) -> Worker:
-        suite = self.plan.suite
-        cells = [cell for cell in self.plan.cells if cell.world_size == world_size]
-        start = {
-            "files": [str(file) for file in self.sources.files],
-            "folders": [str(folder) for folder in self.sources.folders],
-            "models": {cell.model: self.plan.models[cell.model] for cell in cells},
-            "workloads": {cell.workload: self.plan.workloads[cell.workload] for cell in cells},
-            "trust_remote_code": suite.trust_remote_code,
-            "imports": sorted({module for cell in cells for t in techniques_of(cell, self.catalog) for module in t.imports}),
-        }
-        return Worker(self.launcher, world_size, start, self._across_ranks)
+        """The warm worker of a world size; each stays warm beside the others."""
+        if world_size not in self._workers:
+            cells = [cell for cell in self.plan.cells if cell.world_size == world_size]
+            start = start_message(self.plan, self.catalog, self.sources, cells)
+            self._workers[world_size] = Worker(self.launcher, world_size, start, self._across_ranks)
+        return self._workers[world_size]
 
-    def _trial(self, worker: Worker, cell: Cell, number: int, listener: Listener) -> Record:
-        suite = self.plan.suite
-        memory = suite.limits.memory_gb
-        request = {
-            "cell": cell.model_dump(mode="json"),
-            "seed": self._seed(number),
-            "phase_skips": self.plan.phase_skips.get(cell.id, {}),
-            "memory_bytes": None if memory is None else int(memory * 2**30),
-        }
+    def _trial(self, turn: Turn, listener: Listener, budget: Budget) -> Record:
+        """One trial, repeated while something disturbs it; the last attempt is the record."""
+        worker = self._worker(turn.cell.world_size)
         worker.start()  # not a part of any trial's time
+        attempts = 1 + self.plan.suite.limits.dirty_repeats
+        for attempt in range(1, attempts + 1):
+            found, samples = self._attempt(worker, turn, listener.phase)
+            dirty = found["dirty"]
+            fits = attempt < attempts and budget.allows(turn.cell.id, warm=True)
+            if not dirty or found["status"] != "ok" or not fits:
+                break
+            listener.repeated(dirty)
+        record = self._record(turn.cell, turn.round, found | {"attempt": attempt})
+        return self.store.write(record, samples, beside=turn.again)
+
+    def _attempt(
+        self, worker: Worker, turn: Turn, on_phase: Callable[[str], None]
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        cell, limits = turn.cell, self.plan.suite.limits
+        request = trial_request(self.plan, cell, seed_of(self.plan, turn.round))
+        watch = Watch(cell.threads * cell.world_size, gpus=cell.world_size if cell.device == "cuda" else 0)
         started = time.monotonic()
-        answer = worker.run(request, suite.limits.timeout_s, listener.phase)
-        found, samples = _findings(answer, suite.limits.timeout_s)
-        found["wall_s"] = round(time.monotonic() - started, 4)
-        return self.store.write(self._record(cell, number, found), samples)
+        answer = worker.run(request, limits.timeout_s, on_phase)
+        wall = round(time.monotonic() - started, 4)
+        conditions = watch.conditions()
+        found, samples = _findings(answer, limits.timeout_s)
+        return found | {"wall_s": wall, "conditions": conditions, "dirty": dirty_reason(conditions)}, samples
 
     def _record(self, cell: Cell, number: int, found: dict[str, Any]) -> Record:
         return Record(
@@ -146,7 +173,7 @@ class Run:
             cell=cell,
             round=number,
             session=self.session,
-            seed=self._seed(number),
+            seed=seed_of(self.plan, number),
             fingerprint=self._current.get(cell.id) or self._fingerprints.of(cell),
             machine=this_machine().slug,
             plugins={name: self.catalog.techniques.plugin_of(name) for name, _ in cell.techniques},
@@ -154,8 +181,13 @@ class Run:
             **found,
         )
 
-    def _seed(self, number: int) -> int:
-        return self.plan.suite.seed + _SEEDS_PER_ROUND * number
+
+def rounds_of(records: Iterable[Record], cells: Collection[str]) -> tuple[int, int]:
+    """Fewest and most rounds that the cells have good records of."""
+    counts = dict.fromkeys(cells, 0)
+    for cell_id, _ in {(r.cell_id, r.round) for r in records if r.cell_id in counts and r.status == "ok"}:
+        counts[cell_id] += 1
+    return min(counts.values(), default=0), max(counts.values(), default=0)
 
 
 def _findings(answer: Answer, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -187,7 +219,8 @@ def _death(answer: Answer, timeout_s: float) -> tuple[Status, str]:
 
 def scrubbed(text: str) -> str:
     """A message without this machine's paths: a record never says where it was made."""
-    for folder, name in ((Path.cwd(), "."), (Path.home(), "~")):
+    source = Path(__file__).parents[2]
+    for folder, name in ((Path(sys.prefix), "<python>"), (source, "."), (Path.cwd(), "."), (Path.home(), "~")):
         if len(str(folder)) > 1:
             text = text.replace(str(folder), name)
     return text[-6000:]

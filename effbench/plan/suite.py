@@ -53,6 +53,8 @@ class Limits(_Part):
     timeout_s: float = Field(default=600, gt=0)
     memory_gb: float | None = Field(default=None, gt=0)
     """Resident GiB of one process."""
+    dirty_repeats: int = Field(default=2, ge=0)
+    """How often a trial that something else on the machine disturbed is run again."""
 
 
 class Use(_Part):

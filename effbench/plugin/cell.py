@@ -44,6 +44,8 @@ class Sampling(BaseModel):
     """Half-width of the median's 95 % interval, relative to the median."""
     max_seconds: float = Field(default=10.0, gt=0)
     """Per timed action; beats the floors."""
+    flush_l2: bool = False
+    """CUDA: empty the L2 cache before each prefill and decode loop, so that none finds its weights there."""
 
 
 class Cell(BaseModel):
@@ -88,6 +90,11 @@ class Cell(BaseModel):
             parts.append(f"w{self.world_size}")
         slug = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:120]
         return f"{slug}-{hashlib.sha256(canonical_json(self.model_dump(mode='json')).encode()).hexdigest()[:8]}"
+
+    @property
+    def paired_batch(self) -> int:
+        """The batch size at which a stack and its baseline are compared: under weak scaling, that of one data-parallel rank."""
+        return self.batch_size // self.data_ranks if self.scaling == "weak" else self.batch_size
 
     @property
     def shape(self) -> dict[str, Any]:

@@ -41,6 +41,10 @@ class Summary(BaseModel):
     unit: str
     stopped: str | None = None
     """Why sampling stopped: interval, steps, cap."""
+    warmup: int | None = None
+    """How many leading samples were given up; the sidecar has them all, in order."""
+    outliers: int | None = None
+    """How many of the `n` samples lie beyond Tukey's far fences; they are kept."""
 
 
 @dataclass
@@ -69,7 +73,7 @@ class Observation:
 
 
 class Meter(ABC):
-    """Measures one thing. One instance lives through a trial: `begin` and `end` surround each phase."""
+    """Measures one thing. One instance lives through a trial: `begin` and `end` surround each phase, `probe` comes after."""
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
@@ -79,4 +83,12 @@ class Meter(ABC):
 
     def end(self, observation: Observation) -> Mapping[str, Summary]:
         """Called right after a phase: what could be measured. What could not is left out, never 0."""
+        return {}
+
+    def probe(self, observation: Observation) -> Mapping[str, Summary]:
+        """Called when every meter has ended the phase: run the step or the inference again, for what needs an instrument.
+
+        Nothing is timed or watched any more, and every rank calls the same meters in the same order. It leaves the model, its
+        gradients and the random state as it found them: quality is measured on that model afterwards.
+        """
         return {}

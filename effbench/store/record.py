@@ -26,6 +26,31 @@ class QualityScores(_Strict):
     """Documents."""
 
 
+class Conditions(_Strict):
+    """What else the machine did while a trial ran. What cannot be read on a machine is absent."""
+
+    seconds: float
+    """Over which the figures are taken: the trial, door to door."""
+    cores: int
+    """That may be used here."""
+    wanted: int
+    """Threads of all ranks together."""
+    other_cpu: float | None = None
+    """Cores' worth of CPU time that other programs used on these cores, on average."""
+    steal: float | None = None
+    """Share of the CPU time wanted on these cores (at least one core's) that the machine's host gave to others."""
+    throttled: float | None = None
+    """Share of the time in which a control group's CPU quota held the trial back."""
+    load: float | None = None
+    """Load average of the last minute, after the trial."""
+    gpu_throttled: float | None = None
+    """Share of the time in which heat or the hardware slowed a GPU down; of the worst one."""
+    gpu_clock_mhz: int | None = None
+    """Of the multiprocessors of the first GPU that the trial used, after it."""
+    gpu_foreign: int | None = None
+    """Processes on the trial's GPUs before it began: effbench's own hold none then."""
+
+
 class Fingerprint(_Strict):
     """Everything that makes a record current."""
 
@@ -52,6 +77,7 @@ class Record(_Strict):
     """For every status but ok: the reason, or the traceback."""
     failing_rank: int | None = None
     """Of several ranks, the one that the error is of."""
+    conditions: Conditions | None = None
     dirty: str | None = None
     """What else on the machine disturbed the trial (docs/measuring.md has the rule); boards leave its timings out."""
     attempt: int = 1

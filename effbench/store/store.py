@@ -43,9 +43,12 @@ class Store:
         write_atomic(self._machine_file, _pretty(self._machine))
         write_atomic(self.folder / "suite.json", _pretty(suite))
 
-    def write(self, record: Record, samples: dict[str, Any] | None) -> Record:
-        """Write one trial: sidecar first, so that a record never names a file that is not there."""
-        stem = f"{record.cell_id}.r{record.round}"
+    def write(self, record: Record, samples: dict[str, Any] | None, *, beside: bool = False) -> Record:
+        """Write one trial: sidecar first, so that a record never names a file that is not there.
+
+        `beside`: keep the record that another session made of the same cell and round, and write this one under its own name.
+        """
+        stem = f"{record.cell_id}.r{record.round}" + (f".{record.session}" if beside else "")
         if samples:
             record = record.model_copy(update={"samples": f"{stem}.samples.zst"})
             packed = zstandard.compress(json.dumps(_thinned(samples)).encode(), 19)

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from effbench.plugin.cell import Cell, Phase
 from effbench.plugin.meter import Meter, Observation
 from effbench.plugin.model import LoadRequest, ModelSource
-from effbench.plugin.sampling import enough
+from effbench.plugin.sampling import Sampler
 from effbench.plugin.technique import Batch, Context, Inference, Technique, TrainStep
 from effbench.plugin.workload import Quality, Workload
 from effbench.worker import defaults
 from effbench.worker.checkpoint import Checkpoints
 from effbench.worker.ranks import Ranks
+from effbench.worker.timing import timer_for
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -77,6 +78,7 @@ class _Trial:
         self.request, self.outcome, self.announce = request, outcome, announce
         self.cell, self.ranks, self.device = request.cell, request.ranks, request.device
         self.clock = _synchronised(clock) if self.device.type == "cuda" else clock
+        self.timer = timer_for(self.device, clock)
         self.tokenizer = request.source.tokenizer()
         self.checkpoints = Checkpoints(request.techniques)
         self.context = Context(
@@ -155,9 +157,8 @@ class _Trial:
         """Time every step; looking at the loss, which synchronises, stays outside of the timed region."""
         durations, loss = [], float("nan")
         for number, batch in enumerate(batches):
-            start = self.clock()
-            tensor = step.run(batch)
-            seconds, loss = self.ranks.agree(self.clock() - start, float(tensor))
+            seconds, tensor = self.timer(partial(step.run, batch))
+            seconds, loss = self.ranks.agree(seconds, float(tensor))
             durations.append(seconds)
             if not np.isfinite(loss):
                 raise DivergedError(f"loss is {loss} at step {number + 1} of {len(batches)}")
@@ -191,8 +192,7 @@ class _Trial:
     def _sample_inference(self, inference: Inference, ids: Tensor, observation: Observation) -> None:
         """Prefill and decode in turn, each timed by itself, until both are known well enough."""
         mask = torch.ones_like(ids)
-        prefills: list[float] = []
-        decodes: list[float] = []
+        prefills, decodes = Sampler(self.cell.sampling), Sampler(self.cell.sampling)
         reason = None
 
         def prefill() -> tuple[Tensor, Any]:
@@ -205,24 +205,23 @@ class _Trial:
 
         while reason is None:
             seconds, (logits, cache) = self._timed(prefill)
-            prefills.append(seconds)
+            prefills.add(seconds)
             seconds, observation.cache = self._timed(partial(decode, logits, cache))
-            decodes.append(seconds)
+            decodes.add(seconds)
             # Every rank sees the same durations, so all stop after the same sample.
-            reasons = enough(prefills, self.cell.sampling), enough(decodes, self.cell.sampling)
+            reasons = prefills.enough(), decodes.enough()
             reason = "cap" if "cap" in reasons else "interval" if all(reasons) else None
-        observation.samples["prefill"] = prefills
+        observation.samples["prefill"] = prefills.samples
         observation.stopped = dict.fromkeys(("prefill", "decode", "end_to_end"), reason)
         if self.cell.new_tokens > 1:
-            observation.samples["decode"] = decodes
-        observation.samples["end_to_end"] = [p + d for p, d in zip(prefills, decodes, strict=True)]
+            observation.samples["decode"] = decodes.samples
+        observation.samples["end_to_end"] = [p + d for p, d in zip(prefills.samples, decodes.samples, strict=True)]
 
     def _timed(self, action: Callable[[], T]) -> tuple[float, T]:
         """Seconds of the slowest rank, all starting together, and this rank's result."""
         self.ranks.meet()
-        start = self.clock()
-        result = action()
-        seconds, _ = self.ranks.agree(self.clock() - start, 0.0)
+        seconds, result = self.timer(action, flush=self.cell.sampling.flush_l2)
+        seconds, _ = self.ranks.agree(seconds, 0.0)
         return seconds, result
 
     def _record_quality(self, inference: Inference) -> None:
@@ -283,12 +282,12 @@ class _Trial:
         return observation
 
     def _end(self, observation: Observation, meters_of: str | None = None) -> None:
-        for meter in self.request.meters:
-            if meters_of in (None, meter.name):
-                for name, summary in meter.end(observation).items():
-                    if not np.isfinite(summary.median):
-                        raise DivergedError(f"{name} is {summary.median}")
-                    self.outcome.metrics[name] = summary.model_dump(exclude_none=True)
+        meters = [meter for meter in self.request.meters if meters_of in (None, meter.name)]
+        for measure in [*(meter.end for meter in meters), *(meter.probe for meter in meters)]:
+            for name, summary in measure(observation).items():
+                if not np.isfinite(summary.median):
+                    raise DivergedError(f"{name} is {summary.median}")
+                self.outcome.metrics[name] = summary.model_dump(exclude_none=True)
         self.outcome.samples.setdefault("samples", {}).update(observation.samples)
         self.outcome.phases[observation.phase] = "ok"
 

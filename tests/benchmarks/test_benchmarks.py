@@ -46,7 +46,8 @@ def test_loading_10_000_records(benchmark, tmp_path, request):
 
 def test_from_fork_to_first_step(benchmark, tmp_path, config):
     """A whole trial of the smallest model with the shortest sampling: what is left is the fixed cost."""
-    from effbench.launch.orchestrate import Run, Sources
+    from effbench.launch.orchestrate import Run
+    from effbench.launch.requests import Sources
 
     catalog = discover()
     content = {"name": "s", "baseline": "full", "models": [config], "workloads": ["docs"], "stacks": {"full": []}}

@@ -48,7 +48,7 @@ def test_every_row_is_unclear_before_the_first_look():
 
 
 def test_a_row_of_an_option_axis_is_found_by_its_value():
-    boards, cells = boards_and_cells({"lora": 0.5}, option_axes={"lora.rank": 4})
+    boards, cells = boards_and_cells({"lora": 1.5}, option_axes={"lora.rank": 4})
     other = cell_of("lora", option_axes={"lora.rank": 8})
     assert {cell.stack for cell in cells if cell.id in unclear(boards, [*cells, other])} == {"full", "lora"}
     assert other.id not in unclear(boards, [*cells, other])

@@ -63,11 +63,11 @@ def test_holm_levels():
     assert holm([0.9]) == [VERDICT_LEVEL]
 
 
-def test_a_board_that_is_looked_at_after_every_round_rarely_errs():
+def test_a_board_that_is_looked_at_again_and_again_rarely_errs():
     rng, bound, wrong = np.random.default_rng(3), 0.0, 0  # no margin at all: the hardest case
     for _ in range(400):
         samples = rng.normal(0, 1, size=(5, 12))
-        looks = (holm_intervals(list(samples[:, :n]), bound) for n in range(3, 13))
+        looks = (holm_intervals(list(samples[:, :n]), bound) for n in (3, 5, 8, 12))
         wrong += any(i.low > 1 or i.high < 1 for look in looks for _, i in look)
     assert wrong / 400 <= 0.08
 

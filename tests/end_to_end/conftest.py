@@ -36,6 +36,7 @@ new_tokens = 4
 documents = 2
 [limits]
 timeout_s = 60
+dirty_repeats = 0
 [sampling]
 min_samples = 6
 min_seconds = 0.0

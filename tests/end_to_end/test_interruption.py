@@ -1,6 +1,7 @@
 """Ctrl-C and kill -9: no process is left, no finished trial is lost, and the same command completes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,13 +49,16 @@ def test_a_stopped_run_leaves_nothing_and_continues(suite, tmp_path, how):
     os.kill(process.pid, how)
     process.wait(60)
     finished = records(tmp_path / "out")
+    files = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*.r[0-9]*.json")}
     assert len(finished) in (2, 3)
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
     if how == signal.SIGINT:
         assert process.returncode == 130
     done = effbench(*arguments, cwd=tmp_path, check=0)
-    assert f"{8 - len(finished)} to run" in done.stdout
-    completed = records(tmp_path / "out")
-    assert len(completed) == 8
-    assert all(completed[key] == record for key, record in finished.items())
+    to_run = int(re.search(r"(\d+) to run", done.stdout)[1])
+    missing = 8 - len(finished)  # and, of a round cut in two, what must be measured beside its baseline once more
+    assert missing <= to_run <= 8
+    assert len(records(tmp_path / "out")) == 8
+    assert all(file.read_bytes() == content for file, content in files.items())
+    assert "0 to run" in effbench(*arguments, cwd=tmp_path, check=0).stdout

@@ -9,7 +9,14 @@ import pytest
 import effbench as package
 from tests.end_to_end.conftest import effbench, records
 
-SHRUNK = ["axes.seq_len=[32]", "axes.batch_size=[2]", "training.steps=3", "quality.documents=2", "sampling.max_seconds=0.2"]
+SHRUNK = [
+    "axes.seq_len=[32]",
+    "axes.batch_size=[2]",
+    "training.steps=3",
+    "quality.documents=2",
+    "sampling.max_seconds=0.2",
+    "limits.dirty_repeats=0",
+]
 SETTINGS = [part for setting in SHRUNK for part in ("--set", setting)]
 
 

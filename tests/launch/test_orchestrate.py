@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from effbench.launch.orchestrate import Run, Sources, scrubbed
+from effbench.launch.orchestrate import Run, scrubbed
+from effbench.launch.requests import Sources
+from effbench.launch.schedule import turns
 from effbench.plan.plan import plan
 from effbench.plan.suite import Suite
 from effbench.plugin.discovery import discover
@@ -28,24 +30,29 @@ def make(tmp_path):
 
 
 def finish(run, count, **found):
-    for number, cell in run.pending()[:count]:
-        run.store.write(run._record(cell, number, {"status": "ok", "wall_s": 1.0} | found), None)
+    for turn in run.pending()[:count]:
+        run.store.write(run._record(turn.cell, turn.round, {"status": "ok", "wall_s": 1.0} | found), None)
+
+
+def missing(run):
+    """What is pending because nothing has measured it."""
+    return [turn for turn in run.pending() if not turn.again]
 
 
 def test_every_round_visits_every_cell_once_in_its_own_order(make):
     schedule = make().pending()
-    rounds = [[cell.id for number, cell in schedule if number == n] for n in (1, 2)]
+    rounds = [[turn.cell.id for turn in schedule if turn.round == n] for n in (1, 2)]
     assert sorted(rounds[0]) == sorted(rounds[1])
     assert len(set(rounds[0])) == 12
     assert rounds[0] != rounds[1]
-    assert [(n, c.id) for n, c in make().pending()] == [(n, c.id) for n, c in schedule]
+    assert make().pending() == schedule
 
 
 def test_an_interrupted_run_continues_the_same_schedule(make):
     first = make()
     finish(first, 5)
-    assert make().pending() == first.pending()[5:]
-    assert len(make(rounds=3).pending()) == 36 - 5
+    assert missing(make()) == first.pending()[5:]
+    assert len(missing(make(rounds=3))) == 36 - 5
 
 
 def test_records_of_older_code_do_not_count(make, monkeypatch):
@@ -57,8 +64,73 @@ def test_records_of_older_code_do_not_count(make, monkeypatch):
 
 def test_failed_trials_wait_for_the_flag_and_skips_never_count(make):
     finish(make(), 3, status="failed", error="x")
-    assert len(make(rounds=1).pending()) == 9
+    assert len(missing(make(rounds=1))) == 9
+    assert len(missing(make(rounds=1, retry_failed=True))) == 12
+
+
+def test_dirty_trials_count_until_they_are_asked_for_again(make):
+    finish(make(), 12, dirty="other programs used 2 cores")
+    assert make(rounds=1).pending() == []
     assert len(make(rounds=1, retry_failed=True).pending()) == 12
+
+
+def test_a_round_cut_in_two_measures_its_baseline_again_and_keeps_both(make):
+    first = make(rounds=1)
+    for turn in first.pending():
+        if turn.cell.stack == "full":
+            first.store.write(first._record(turn.cell, 1, {"status": "ok", "wall_s": 1.0}), None)
+    second = make(rounds=1)
+    assert {(turn.cell.stack, turn.again) for turn in second.pending()} == {("full", True), ("lora", False)}
+    again = next(turn for turn in second.pending() if turn.again)
+    second.store.write(second._record(again.cell, 1, {"status": "ok", "wall_s": 1.0}), None, beside=True)
+    found = [r.session for _, r in second.store.read().records if r.cell_id == again.cell.id]
+    assert sorted(found) == sorted([first.session, second.session])
+
+
+def record(run, turn, **found):
+    run.store.write(run._record(turn.cell, turn.round, {"status": "ok", "wall_s": 1.0} | found), None, beside=turn.again)
+
+
+def test_a_stack_whose_baseline_was_still_missing_is_measured_again_beside_it(make):
+    first = make(rounds=1)
+    for turn in first.pending():
+        if turn.cell.stack == "lora":
+            record(first, turn)
+    second = make(rounds=1)
+    assert {(turn.cell.stack, turn.again) for turn in second.pending()} == {("full", False), ("lora", True)}
+    for turn in second.pending()[:1]:  # cut again, between a baseline and its stack or the other way round
+        record(second, turn)
+    third = make(rounds=1)
+    assert len(third.pending()) == 12  # no session has any pair yet
+    for turn in third.pending():
+        record(third, turn)
+    assert make(rounds=1).pending() == []
+
+
+def test_a_disturbed_baseline_that_is_tried_again_takes_its_stack_along(make):
+    first = make(rounds=1)
+    for turn in first.pending():
+        record(first, turn, dirty="hogs" if turn.cell.stack == "full" and turn.cell.seq_len == 16 else None)
+    assert make(rounds=1).pending() == []
+    again = make(rounds=1, retry_failed=True).pending()
+    assert {(turn.cell.stack, turn.again) for turn in again} == {("full", False), ("lora", True)}
+    assert {turn.cell.seq_len for turn in again} == {16}
+
+
+def test_only_the_chosen_cells_and_their_baselines_go_on_and_in_the_same_order(make):
+    run = make(rounds=3)
+    every = [turn.cell for turn in run.pending() if turn.round == 3]
+    chosen = {cell.id for cell in every if cell.stack == "lora" and cell.batch_size == 2}
+    expected = [cell for cell in every if cell.batch_size == 2]
+    assert [turn.cell for turn in turns(run.plan, range(3, 4), {}, chosen)] == expected
+    assert len(expected) == 4
+
+
+def test_the_longest_trial_of_a_cell_is_what_the_budget_knows(make):
+    first = make(rounds=3)
+    for turn in first.pending():
+        record(first, turn, wall_s={1: 2.0, 2: 9.0, 3: 1.0}[turn.round])
+    assert set(make().seconds_seen.values()) == {9.0}
 
 
 def test_messages_lose_this_machines_paths():

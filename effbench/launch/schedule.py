@@ -1,0 +1,60 @@
+"""Which trials a run still needs, round by round, in an order that a recorded seed shuffles."""
+
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from effbench.plan.plan import Plan
+from effbench.plugin.cell import Cell
+
+
+class Turn(NamedTuple):
+    """One trial to run."""
+
+    round: int
+    cell: Cell
+    again: bool = False
+    """Measured already, in another session; this record is written beside that one."""
+
+
+Sessions = Mapping[tuple[str, int], Collection[str]]
+"""(cell id, round) → the sessions that have a record of it."""
+
+
+def turns(plan: Plan, rounds: range, measured: Sessions, only: Collection[str] | None = None) -> Iterator[Turn]:
+    """What these rounds still need of the plan's cells, or of those in `only`.
+
+    Ratios are paired within a session, so a stack stands in a round once one session has measured both it and its baseline.
+    Where none has, because a run was cut in two or a baseline is tried again, both are measured, again if need be.
+    """
+    cells = {cell.id: cell for cell in plan.cells}
+    partners = _baselines(cells, plan.suite.baseline)
+    for number in rounds:
+        order = sorted(cells)
+        random.Random(f"{plan.suite.seed}:{number}").shuffle(order)  # noqa: S311 - an order, not a secret
+        wanted: set[str] = set()
+        for name in order if only is None else (name for name in order if name in only):
+            pair = (name, *partners[name])
+            if not set.intersection(*(set(measured.get((member, number), ())) for member in pair)):
+                wanted.update(pair)
+        yield from (Turn(number, cells[name], again=bool(measured.get((name, number)))) for name in order if name in wanted)
+
+
+def _baselines(cells: Mapping[str, Cell], baseline: str) -> dict[str, list[str]]:
+    """By cell id, the cells it is compared with: on as many ranks, or on one where the baseline exists on one alone."""
+    by_comparison: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name, cell in cells.items():
+        if cell.stack == baseline:
+            by_comparison[_comparison(cell)].append(name)
+    return {
+        name: []
+        if cell.stack == baseline
+        else [p for p in by_comparison[_comparison(cell)] if cells[p].world_size in (1, cell.world_size)]
+        for name, cell in cells.items()
+    }
+
+
+def _comparison(cell: Cell) -> tuple[object, ...]:
+    """What a cell and its baseline's share, but for the world size."""
+    return cell.model, cell.workload, cell.seq_len, cell.paired_batch, cell.dtype

@@ -1,0 +1,22 @@
+"""The standard meters, one file each. Importing them, and listing their metrics, needs no torch."""
+
+from collections.abc import Callable
+
+from effbench.plugin import Meter, hookimpl
+
+from .communication import Communication
+from .compiling import Compiling
+from .energy import Energy
+from .flops import Flops
+from .latency import Latency
+from .memory import Memory
+from .size import Size
+from .state import State
+from .throughput import Throughput
+
+
+@hookimpl
+def register_meters(register: Callable[[type[Meter]], None]) -> None:
+    """Register the standard meters."""
+    for meter in (Communication, Compiling, Energy, Flops, Latency, Memory, Size, State, Throughput):
+        register(meter)
