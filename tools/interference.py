@@ -1,81 +1,89 @@
-"""Step time inside effbench over a hand-written loop on the same model, alternating: `python tools/interference.py`.
+"""Step time inside effbench over a hand-written loop, and the orchestrator's own CPU time: `python tools/interference.py`.
 
-Prints each pair and the ratio of medians, which should be within 0.98–1.02, and what a trial costs beyond its measured work.
+Both train the shipped model on the same batches in fresh processes that take turns, `--pairs` times, the order changing from
+pair to pair; the first steps of both are left out, and medians compared. Target: within 0.98–1.02, at 1 and at 2 threads.
+
+The orchestrator's CPU time while trials run is the difference between runs of few and of more rounds, so that its start and
+the board at the end, when nothing is measured, do not count. Target: under 2 % of the workers'.
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-HAND_WRITTEN = """
-import json, sys, time, torch
-torch.set_num_threads(int(sys.argv[1]))
-steps, batch, length = (int(a) for a in sys.argv[2:5])
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[5], dtype=torch.float32, attn_implementation="sdpa")
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-torch.manual_seed(0)
-model.train()
-durations = []
-for _ in range(steps):
-    ids = torch.randint(1, 256, (batch, length))
-    start = time.perf_counter()
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
-    optimizer.step()
-    schedule.step()
-    optimizer.zero_grad()
-    durations.append(time.perf_counter() - start)
-print(json.dumps(sorted(durations[3:])[len(durations[3:]) // 2]))
+from runs import Trial, by_hand, run_suite
+
+from effbench.plugin.discovery import discover
+
+WARMUP = 3
+SUITE = """
+name = "interference"
+baseline = "full"
+models = ["tiny-llama"]
+workloads = ["docs"]
+phases = ["train"]
+rounds = 1
+device = "cpu"
+threads = {threads}
+[axes]
+seq_len = [128]
+batch_size = [4]
+[training]
+steps = {steps}
+[quality]
+documents = 1
+[stacks]
+full = []
 """
 
 
-def inside(folder: Path, threads: int, steps: int, batch: int, length: int, number: int) -> tuple[float, float]:
-    """Median step of one trial, and its wall time less what the board is made of (seconds)."""
-    results = folder / f"{threads}-{number}"
-    settings = {
-        "axes.seq_len": f"[{length}]",
-        "axes.batch_size": f"[{batch}]",
-        "training.steps": steps,
-        "threads": threads,
-        "phases": '["train"]',
-    }
-    command = [sys.executable, "-m", "effbench", "run", "quick", "--stack", "full", "--rounds", "1", "--results", str(results)]
-    command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    subprocess.run(command, check=True, capture_output=True)
-    record = next(json.loads(f.read_text()) for f in results.rglob("quick-*.json"))
-    step = record["metrics"]["train.step_s"]["median"]
-    return step, record["wall_s"] - steps * step
+def same_work_by_hand(trial: Trial) -> list[float]:
+    """The hand-written loop's steps on the batches that this trial had."""
+    cell, catalog = trial.record.cell, discover()
+    source = catalog.model(cell.model)
+    batches = catalog.workload(cell.workload).training_batches(source.tokenizer(), cell, cell.steps, trial.record.seed)
+    work = {"phase": "train", "optimizer": {"lr": cell.lr}, "ids": [batch["input_ids"].tolist() for batch in batches]}
+    return by_hand(source.directory(), [work], cell.threads)[0]
+
+
+def ratios(suite: str, folder: Path, pairs: int) -> list[float]:
+    """Median step inside over median step by hand, of each pair."""
+    found = []
+    trial = run_suite(suite, folder / "first").trials[0]  # not counted; says which batches the loop needs
+    for number in range(pairs):
+        if number % 2:
+            outside, trial = same_work_by_hand(trial), run_suite(suite, folder / str(number)).trials[0]
+        else:
+            trial = run_suite(suite, folder / str(number)).trials[0]
+            outside = same_work_by_hand(trial)
+        found.append(median(trial.samples["step"][WARMUP:]) / median(outside[WARMUP:]))
+    return found
+
+
+def orchestrator_share(suite: str, folder: Path, rounds: int) -> tuple[float, float]:
+    """The orchestrator's CPU time over the workers': while trials run, and over the whole command."""
+    few, many = (run_suite(suite, folder / f"{count}", "--rounds", str(count)) for count in (1, 1 + rounds))
+    during = (many.orchestrator_cpu_s - few.orchestrator_cpu_s) / (many.workers_cpu_s - few.workers_cpu_s)
+    return during, many.orchestrator_cpu_s / many.workers_cpu_s
 
 
 def main() -> None:
     """Alternate, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=15, help="by which the orchestrator's two runs differ")
     arguments = parser.parse_args()
-    import effbench.reference
-
-    model = Path(effbench.reference.__file__).parent / "tiny-llama"
-    batch, length = 4, 128
     with tempfile.TemporaryDirectory() as folder:
         for threads in arguments.threads:
-            ratios, rest = [], []
-            for number in range(arguments.pairs):
-                step, fixed = inside(Path(folder), threads, arguments.steps, batch, length, number)
-                command = [sys.executable, "-c", HAND_WRITTEN, *map(str, (threads, arguments.steps, batch, length, model))]
-                environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-                done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-                ratios.append(step / float(done.stdout.strip().splitlines()[-1]))
-                rest.append(fixed)
-            shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-            print(f"{threads} threads: inside / by hand = {median(ratios):.3f} ({shown}); rest of a trial {median(rest):.2f} s")
+            suite, place = SUITE.format(threads=threads, steps=arguments.steps), Path(folder) / f"{threads}"
+            found = ratios(suite, place, arguments.pairs)
+            shown = ", ".join(f"{ratio:.3f}" for ratio in found)
+            print(f"{threads} threads: inside / by hand = {median(found):.3f} ({shown})", flush=True)
+            during, whole = orchestrator_share(suite, place / "share", arguments.rounds)
+            print(f"{threads} threads: orchestrator's CPU over the workers': {during:.2%} while trials run, {whole:.1%} in all")
 
 
 if __name__ == "__main__":
