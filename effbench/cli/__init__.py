@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, doctor, join, listing, plan, run
+from effbench.cli import board, doctor, join, listing, plan, profile, run
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run.run, board.board, listing.list_, plan.plan, doctor.doctor, join.join):
+for command in (run.run, board.board, listing.list_, plan.plan, profile.profile, doctor.doctor, join.join):
     app.command(name=command.__name__.rstrip("_"))(command)
 
 
