@@ -10,6 +10,8 @@ from effbench.store.profile import Kind, Operator
 if TYPE_CHECKING:
     from torch.autograd.profiler_util import FunctionEvent
 
+WAITING = "waiting for other ranks"
+Range = tuple[float, float]
 _WITHIN: tuple[tuple[Kind, str], ...] = (
     ("optimizer", r"^Optimizer\."),
     ("communication", r"c10d|nccl|gloo:|record_param_comms"),
@@ -58,16 +60,30 @@ def kind_of(names: Sequence[str], *, annotation: bool = False) -> Kind:
 
 
 def by_operator(events: Iterable["FunctionEvent"], device: str, steps: int) -> list[Operator]:
-    """Own time and calls per step, by operator and kind, longest first."""
+    """Own time and calls per step, by operator and kind, longest first.
+
+    gloo communicates on threads of its own, beside the operators. Of a CPU's time, what the program spends in no operator while
+    it does is counted as waiting for it; what operators hide costs nothing, and is not counted.
+    """
+    on_cpu = [event for event in events if event.device_type.name == "CPU"]  # a kernel's time lies with what launched it
     totals: dict[tuple[str, Kind], list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for event in events:
-        if event.device_type.name != "CPU":
-            continue  # a kernel's time is found with the operator that launched it
+    communication = _union(_range(e) for e in on_cpu if e.is_async and kind_of([e.name]) == "communication")
+    for event in on_cpu:
+        names = list(_names(event))
+        kind = kind_of(names, annotation=bool(event.is_user_annotation))
         microseconds = event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
-        key = event.name, kind_of(list(_names(event)), annotation=bool(event.is_user_annotation))
-        totals[key][0] += 1
-        totals[key][1] += microseconds / 1e6
-    found = [Operator(name=n, kind=k, calls=calls / steps, seconds=s / steps) for (n, k), (calls, s) in totals.items()]
+        if kind == "outside operators" and device == "cpu":
+            waiting = _overlap([_range(event)], communication)
+            waiting -= _overlap(_union(_range(child) for child in event.cpu_children), communication)
+            microseconds -= waiting
+            totals[WAITING, "communication"][1] += waiting
+        totals[event.name, kind][0] += 1
+        totals[event.name, kind][1] += microseconds
+    found = [
+        Operator(name=name, kind=kind, calls=calls / steps, seconds=microseconds / 1e6 / steps)
+        for (name, kind), (calls, microseconds) in totals.items()
+        if calls or microseconds
+    ]
     return sorted(found, key=lambda operator: -operator.seconds)
 
 
@@ -75,3 +91,23 @@ def _names(event: "FunctionEvent | None") -> Iterator[str]:
     while event is not None:
         yield event.name
         event = event.cpu_parent
+
+
+def _range(event: "FunctionEvent") -> Range:
+    return event.time_range.start, event.time_range.end
+
+
+def _union(ranges: Iterable[Range]) -> list[Range]:
+    """The same stretch of time as ranges that do not meet, in order."""
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _overlap(some: Sequence[Range], others: Sequence[Range]) -> float:
+    """How long both go on; neither may overlap itself."""
+    return sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a in some for b in others)

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from effbench.worker.operators import by_operator, kind_of
+from effbench.worker.operators import WAITING, by_operator, kind_of
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,30 @@ def test_own_times_add_up_to_the_whole_and_are_per_step():
     assert calls["aten::mm"] == 1
     assert calls["aten::randn"] == 2
     assert [o.seconds for o in operators] == sorted((o.seconds for o in operators), reverse=True)
+
+
+class Event:
+    """What a profiler's event shows of itself, in microseconds."""
+
+    is_async = is_user_annotation = False
+    cpu_parent = None
+
+    def __init__(self, name, start, end, *children, **flags):
+        self.name, self.cpu_children = name, children
+        self.time_range = SimpleNamespace(start=start, end=end)
+        self.device_type = SimpleNamespace(name="CPU")
+        self.self_cpu_time_total = end - start - sum(c.time_range.end - c.time_range.start for c in children)
+        self.__dict__.update(flags)
+        for child in children:
+            child.cpu_parent = self
+
+
+def test_waiting_for_gloo_is_communication_and_what_operators_hide_is_not():
+    mm, add = Event("aten::mm", 10, 40), Event("aten::add", 80, 90)
+    step = Event("ProfilerStep*", 0, 100, mm, add, is_user_annotation=True)
+    reduces = [
+        Event("gloo:all_reduce", start, end, is_async=True, self_cpu_time_total=0) for start, end in ((30, 60), (50, 85))
+    ]
+    found = {o.name: o.seconds * 1e6 for o in by_operator([step, mm, add, *reduces], "cpu", steps=1)}
+    assert found.pop("gloo:all_reduce") == 0
+    assert found == pytest.approx({"aten::mm": 30, "aten::add": 10, WAITING: 40, "ProfilerStep*": 20})
