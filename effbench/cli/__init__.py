@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, doctor, join, listing, plan, run
+from effbench.cli import board, calibrate, doctor, join, listing, plan, profile, run
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -15,7 +15,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run.run, board.board, listing.list_, plan.plan, doctor.doctor, calibrate.calibrate, join.join):
+_COMMANDS = (
+    run.run,
+    board.board,
+    listing.list_,
+    plan.plan,
+    doctor.doctor,
+    calibrate.calibrate,
+    profile.profile,
+    join.join,
+)
+for command in _COMMANDS:
     app.command(name=command.__name__.rstrip("_"))(command)
 
 

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from effbench.launch.requests import Sources
     from effbench.plan.plan import Plan
     from effbench.plugin.catalog import Catalog
+    from effbench.plugin.launcher import Launcher
 
 SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's TOML file, or the name of a standard suite.")]
 PluginOption = Annotated[
@@ -43,6 +44,15 @@ def prepare(
         if info.problem:
             typer.echo(f"effbench: plugin {info.name} is not used: {info.problem}", err=True)
     return plan(read_suite(file, overrides(settings)), catalog, tuple(stacks or ())), catalog, sources
+
+
+def launcher_for(planned: "Plan", catalog: "Catalog", name: str, options: dict[str, Any]) -> "Launcher":
+    """The launcher with the options that were given; InputError where it cannot start what the plan needs."""
+    launcher = catalog.launcher(name, {option: value for option, value in options.items() if value is not None})
+    for size in sorted({cell.world_size for cell in planned.cells}):
+        if reason := launcher.unsupported(size):
+            raise InputError(f"launcher {name}: {reason}")
+    return launcher
 
 
 def overrides(settings: list[str] | None) -> dict[str, str]:

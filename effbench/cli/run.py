@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from effbench.cli.options import PluginOption, ResultsOption, SetOption, StackOption, SuiteArgument, prepare
+from effbench.cli.options import PluginOption, ResultsOption, SetOption, StackOption, SuiteArgument, launcher_for, prepare
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from effbench.launch.orchestrate import FurtherRounds, Run
     from effbench.launch.schedule import Turn
     from effbench.plan.plan import Plan
-    from effbench.plugin.catalog import Catalog
-    from effbench.plugin.launcher import Launcher
     from effbench.store.record import Record
 
 
@@ -54,7 +52,7 @@ def run(
 
     limit = Budget(parse_duration(budget) if budget else None)
     planned, catalog, sources = prepare(suite, plugin, stack, set_)
-    starter = _launcher(planned, catalog, launcher, {"nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint})
+    starter = launcher_for(planned, catalog, launcher, {"nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint})
     count = rounds or planned.suite.rounds
     session = Run(planned, catalog, sources, results, max(count, LOOKS[0]) if until_clear else count, starter, retry_failed)
     _announce(planned, session)
@@ -121,15 +119,6 @@ def _further(session: "Run") -> "FurtherRounds":
         return (look, cells) if cells else None
 
     return choose
-
-
-def _launcher(planned: "Plan", catalog: "Catalog", name: str, options: dict[str, Any]) -> "Launcher":
-    """The launcher with the options that were given; InputError where it cannot start what the plan needs."""
-    launcher = catalog.launcher(name, {option: value for option, value in options.items() if value is not None})
-    for size in sorted({cell.world_size for cell in planned.cells}):
-        if reason := launcher.unsupported(size):
-            raise InputError(f"launcher {name}: {reason}")
-    return launcher
 
 
 def _report_failures(records: "list[Record]", planned: set[str]) -> bool:

@@ -164,7 +164,7 @@ class Run:
         answer = worker.run(request, limits.timeout_s, on_phase)
         wall = round(time.monotonic() - started, 4)
         conditions = watch.conditions()
-        found, samples = _findings(answer, limits.timeout_s)
+        found, samples = findings(answer, limits.timeout_s)
         return found | {"wall_s": wall, "conditions": conditions, "dirty": dirty_reason(conditions)}, samples
 
     def _record(self, cell: Cell, number: int, found: dict[str, Any]) -> Record:
@@ -190,7 +190,7 @@ def rounds_of(records: Iterable[Record], cells: Collection[str]) -> tuple[int, i
     return min(counts.values(), default=0), max(counts.values(), default=0)
 
 
-def _findings(answer: Answer, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def findings(answer: Answer, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The fields of a record that the trial itself decides, and its raw samples."""
     if answer.outcome is None:
         status, error = _death(answer, timeout_s)

@@ -33,9 +33,11 @@ import transformers
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
 from effbench.plugin.discovery import discover
+from effbench.plugin.meter import Meter
 from effbench.plugin.model import ModelSource
 from effbench.plugin.workload import Workload
 from effbench.worker import trial
+from effbench.worker.profiling import Profiler
 from effbench.worker.ranks import Place, Ranks, Rendezvous, join, listen
 
 _LOG_TAIL = 4000
@@ -182,13 +184,17 @@ class Host:
         if cell.world_size > 1:
             rendezvous = Rendezvous(*request["rendezvous"]) if store is None else Rendezvous(*_address(store), store.detach())
             ranks = join(self._place, rendezvous, device, techniques)
+        names = request["meters"] or self._catalog.meters.names()
+        meters: list[Meter] = [self._catalog.meters.get(name)() for name in names]
+        if folder := request.get("profile"):
+            meters = [Profiler(Path(folder))]
         return trial.TrialRequest(
             cell=cell,
             seed=request["seed"],
             techniques=techniques,
             source=self._sources[cell.model],
             workload=self._workloads[cell.workload],
-            meters=[self._catalog.meters.get(name)() for name in request["meters"] or self._catalog.meters.names()],
+            meters=meters,
             probe=request["probe"],
             phase_skips=request["phase_skips"],
             ranks=ranks,
