@@ -4,6 +4,7 @@ A random model of the shipped one's shape trains and infers, on one process and 
 fork to answer, less its steps, prefills and decode loops. Also from record to record, less the same, so that what is done
 between trials (writing, a look at the machine, progress) counts too. Targets, on CPU: at most 0.3 s for one
 process, 1 s for two ranks. No quality is measured (the weights are random): scoring documents is work, not a fixed cost.
+The further passes in which meters count FLOPs, or profile communication, are a part of it.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from runs import Trial, run_suite
+from runs import Trial, disturbed, run_suite
 
 import effbench.reference
 
@@ -36,6 +37,8 @@ new_tokens = 8
 min_samples = 6
 min_seconds = 0
 interval = 1000
+[limits]
+dirty_repeats = 0  # a repeated trial would count as time that none was measured in
 [stacks]
 stack = {stack}
 """
@@ -64,6 +67,8 @@ def main() -> None:
             suite = SUITE.format(config=config, world_size=world_size, stack=stack)
             run = run_suite(suite, Path(folder) / str(world_size), "--rounds", str(arguments.rounds))
             print(f"world size {world_size}: {report(run.trials)}", flush=True)
+            if note := disturbed(run.trials):
+                print(note)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ batch_size = [4]
 steps = {steps}
 [quality]
 documents = 1
+[limits]
+dirty_repeats = 0  # pairs take turns in time
 [stacks]
 full = []
 """

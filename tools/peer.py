@@ -3,7 +3,7 @@
 Sequence length 128, 256 and 512 × batch 1 and 4 × inference and training, of one random Llama of 20 M parameters in float32
 on one CPU thread. The peer gets a virtual environment of its own (transformers 4.57, the torch version of this one), made at
 first use. Every finished part is kept in `--work`: the same command goes on where it stopped; delete the folder to begin again.
-About nine minutes on two quiet cores, and two more to make the environment. Close everything else first.
+About ten minutes on two quiet cores, and two more to make the environment. Close everything else first.
 
 **Measuring** is the time in the calls that the numbers are made of, warm-up included, whether it is reported or not: training
 steps, prefills and decode loops here; all training steps and all `generate` calls in the peer. **Rest** is everything else.
@@ -17,8 +17,8 @@ What is not equal, and whom it favours:
 - effbench trains and infers in one trial, and that trial's rest is shown half and half beside its two cells (neither).
 - The peer loads its weights from a file, effbench draws them anew in each trial (the peer).
 - The peer's tokens are random, effbench's are bytes of text: the same work for a dense model (neither).
-- effbench also measures peak memory, sizes and whatever its other meters tell, and keeps raw samples and fingerprints; the peer
-  is asked for times alone (the peer).
+- effbench also measures peak memory and sizes and counts FLOPs in one more pass of each kind, which are rest here; the peer is
+  asked for times alone (the peer).
 - The peer's Trainer clips gradients and fuses AdamW by default; both are turned off, so that its step is effbench's (neither).
 - transformers is 4.57 there and 5 here; each tool's times therefore stand beside a loop written by hand in its own environment,
   at batch 1, in which nothing else runs.
@@ -40,7 +40,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runs import Trial, by_hand, run_suite, trials_of
+from runs import Trial, by_hand, disturbed, run_suite, trials_of
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -79,6 +79,8 @@ min_samples = {SAMPLES}
 min_seconds = 0
 interval = 1000
 max_seconds = 600
+[limits]
+dirty_repeats = 0  # a repeated trial would count as time that none was measured in
 [stacks]
 full = []
 """
@@ -355,11 +357,14 @@ def main() -> None:
     command_s, trials = work.effbench()
     hand = {"effbench": work.by_hand("effbench"), "peer": work.by_hand("peer")}
     theirs = {}
+    print(f"peer: {len(CELLS)} cells, five to nine minutes", flush=True)
     for number, cell in enumerate(CELLS, start=1):
         print(f"peer: cell {number} of {len(CELLS)}, {cell.name}", flush=True)
         theirs[cell] = peer_cost(cell, work.peer(cell))
     ours = effbench_costs(trials)
     total = totals(command_s, ours, theirs)
+    if note := disturbed(trials):
+        print(note)
     print(f"\n{table({'effbench': ours, 'peer': theirs}, hand)}\n\n{findings(total, theirs)}")
     if arguments.json:
         rows = [

@@ -82,6 +82,12 @@ def trials_of(results: Path) -> list[Trial]:
     ]
 
 
+def disturbed(trials: Sequence[Trial]) -> str | None:
+    """One line on trials that something else on the machine slowed down, None where there are none."""
+    found = [trial.record.dirty for trial in trials if trial.record.dirty]
+    return f"NOT A QUIET MACHINE: {len(found)} of {len(trials)} trials were disturbed ({found[0]})" if found else None
+
+
 def by_hand(
     model: Path,
     cells: Sequence[Mapping[str, Any]],

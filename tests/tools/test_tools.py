@@ -2,7 +2,7 @@ import aa
 import fixed_cost
 import interference
 import pytest
-from runs import Trial, run_suite
+from runs import Trial, disturbed, run_suite
 
 from effbench.plan.suite import read_suite
 from tests.records import make_record
@@ -61,3 +61,10 @@ def test_the_orchestrators_cpu_time_is_told_from_its_workers(tmp_path, monkeypat
     run = run_suite("", tmp_path)
     assert 0 < run.orchestrator_cpu_s < run.workers_cpu_s  # taken together, or the other way round, it would be more
     assert not run.trials
+
+
+def test_disturbed_trials_are_told():
+    quiet = Trial(make_record(), {}, 0.0)
+    assert disturbed([quiet]) is None
+    noisy = Trial(make_record(dirty="other programs used 0.9 cores"), {}, 0.0)
+    assert disturbed([quiet, noisy]) == "NOT A QUIET MACHINE: 1 of 2 trials were disturbed (other programs used 0.9 cores)"
