@@ -4,7 +4,7 @@ A random model of the shipped one's shape trains and infers, on one process and 
 fork to answer, less its steps, prefills and decode loops. Also from record to record, less the same, so that what is done
 between trials (writing, a look at the machine, progress) counts too. Targets, on CPU: at most 0.3 s for one
 process, 1 s for two ranks. No quality is measured (the weights are random): scoring documents is work, not a fixed cost.
-The further passes in which meters count FLOPs, or profile communication, are a part of it.
+The further passes in which meters count FLOPs, or profile communication, run in the first round: the largest figure shows them.
 """
 
 import argparse

@@ -67,6 +67,7 @@ models = ["config:CONFIG"]
 workloads = ["docs"]
 rounds = 1
 device = "cpu"
+meters = ["latency", "throughput", "memory", "size", "state"]  # the peer counts no FLOPs
 [axes]
 seq_len = {list(SEQ_LENS)}
 batch_size = {list(BATCH_SIZES)}
