@@ -1,109 +1,149 @@
-"""Calibrates a machine: its speed by a process of its own, its noise by running one stack under two names."""
+"""What this machine can tell apart: its clock and rates, what an empty trial takes, and how far two equal trials differ."""
 
-import datetime
 import json
-import os
-import statistics
+import math
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import median, stdev
 from typing import Any
 
-from effbench.launch.orchestrate import Run
-from effbench.launch.requests import Sources
-from effbench.plan.plan import plan
+from effbench.launch.answer import Answer
+from effbench.launch.conditions import Watch, dirty_reason
+from effbench.launch.orchestrate import findings
+from effbench.launch.requests import Sources, start_message, trial_request
+from effbench.launch.worker import Worker, WorkerError
+from effbench.plan.plan import Plan, plan
 from effbench.plan.suite import Suite
 from effbench.plugin.catalog import Catalog
-from effbench.plugin.errors import InputError
-from effbench.store.calibration import Calibration, PairedNoise
-from effbench.store.machine import this_machine
-from effbench.store.record import Record
+from effbench.plugin.cell import Cell
+from effbench.store.calibration import Calibration, PairedNoise, Timer
+from effbench.store.machine import gpus, this_machine
 
-NOISE_METRICS = ("train.tokens_per_s", "infer.prefill_tokens_per_s", "infer.decode_tokens_per_s")
-_SAME_STACK_TWICE: dict[str, Any] = {
+COMPARED = ("train.tokens_per_s", "infer.prefill_tokens_per_s", "infer.decode_tokens_per_s")
+"""The speeds that verdicts rest on."""
+_RATES_S = 120.0
+_EMPTY_TRIALS = 5
+_FIRST_ROUND = 2  # probes run in round 1, and their time is nobody's noise
+_SUITE = {
     "name": "calibrate",
-    "baseline": "a",
+    "baseline": "full",
     "models": ["tiny-llama"],
-    "workloads": ["docs"],
-    "axes": {"seq_len": [128], "batch_size": [4]},
-    "training": {"steps": 20},
+    "workloads": ["docstrings"],
+    "axes": {"seq_len": [128], "batch_size": [2]},
+    "training": {"steps": 16},
     "inference": {"new_tokens": 16},
     "quality": {"documents": 1},
-    "limits": {"dirty_repeats": 0},
-    "stacks": {"a": [], "b": []},
+    "sampling": {"min_samples": 6, "min_seconds": 0.1, "interval": 0.05, "max_seconds": 0.5},
+    "stacks": {"full": []},
 }
-_SMALLEST: dict[str, Any] = _SAME_STACK_TWICE | {
-    "name": "smallest",
-    "axes": {"seq_len": [8]},
-    "training": {"steps": 1},
-    "inference": {"new_tokens": 2},
-    "sampling": {"min_samples": 2, "min_seconds": 0, "interval": 100, "max_seconds": 1e-6},
-    "stacks": {"a": []},
-}
+"""The untouched shipped model at one shape, sampled as the suite `quick` does."""
 
 
-def calibrate(catalog: Catalog, rounds: int, progress: Callable[[str], None]) -> Calibration:
-    """Measure everything; `progress` is told what comes next. Less than a minute with 8 rounds."""
-    progress("the processor and the memory")
-    figures = _figures()
-    progress("the fixed cost of a trial")
-    trials = _run(_SMALLEST, catalog, 5)
-    progress(f"the noise: one stack under two names, {rounds} rounds")
-    pairs = _run(_SAME_STACK_TWICE, catalog, rounds)
+@dataclass
+class AA:
+    """The same trial twice in each round."""
+
+    log_ratios: dict[str, list[float]] = field(default_factory=lambda: {metric: [] for metric in COMPARED})
+    disturbed: int = 0
+
+    @property
+    def rounds(self) -> int:
+        """Rounds whose two trials both ended well."""
+        return len(self.log_ratios[COMPARED[0]])
+
+    def add(self, first: dict[str, Any], second: dict[str, Any]) -> None:
+        """Take one round's metrics."""
+        for metric, ratios in self.log_ratios.items():
+            ratios.append(math.log(first[metric]["median"] / second[metric]["median"]))
+
+
+def calibrate(catalog: Catalog, rounds: int, seconds: float, tell: Callable[[str], None]) -> Calibration:
+    """Measure everything; A/A rounds end after `rounds`, or after `seconds` once there are three of them.
+
+    Raises WorkerError where the measuring process cannot start or its trials fail.
+    """
+    tell("matrix products, copies and the clock")
+    rates = _rates()
+    calibrated = plan(Suite.model_validate(_SUITE), catalog)
+    [cell] = calibrated.cells
+    worker = Worker(catalog.launcher("local"), 1, start_message(calibrated, catalog, Sources(), [cell]))
+    try:
+        tell("starting a worker")
+        worker.start()
+        tell("empty trials")
+        empty_trial_s = median(_empty_trials(worker, calibrated, cell))
+        noise = _aa(worker, calibrated, cell, rounds, seconds, tell)
+    finally:
+        worker.close()
     return Calibration(
         machine=this_machine().slug,
-        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        empty_trial_s=statistics.median(record.wall_s for record in trials),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        torch=rates["torch"],
+        timer=Timer(**rates["timer"]),
+        empty_trial_s=empty_trial_s,
+        matmul_flops_per_s=rates["matmul_flops_per_s"],
+        copy_bytes_per_s=rates["copy_bytes_per_s"],
         paired_noise=PairedNoise(
-            sd={metric: noise for metric in NOISE_METRICS if (noise := paired_noise(pairs, metric)) is not None},
-            rounds=rounds,
-            threads=pairs[0].cell.threads,
-            disturbed=sum(record.dirty is not None for record in pairs),
+            sd={metric: stdev(ratios) for metric, ratios in noise.log_ratios.items()},
+            rounds=noise.rounds,
+            threads=cell.threads,
+            disturbed=noise.disturbed,
         ),
-        **figures,
     )
 
 
-def paired_noise(records: list[Record], metric: str) -> float | None:
-    """Standard deviation of log(a / b) over the rounds in which both stacks have the metric; None below three rounds."""
-    from math import log
+def _rates() -> dict[str, Any]:
+    device = "cuda" if gpus() else "cpu"
+    command = [sys.executable, "-m", "effbench.worker.calibration", str(this_machine().cores), device]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_RATES_S)
+    except subprocess.CalledProcessError as error:
+        raise WorkerError(f"measuring this machine's rates failed; it said:\n{error.stderr.strip()[-3000:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise WorkerError(f"measuring this machine's rates did not end within {_RATES_S:g} s") from error
+    rates: dict[str, Any] = json.loads(done.stdout)
+    return rates
 
-    by_round: dict[int, list[float]] = {}
-    for record in sorted(records, key=lambda record: record.cell.stack):
-        if record.status == "ok" and metric in record.metrics:
-            by_round.setdefault(record.round, []).append(log(record.metrics[metric].median))
-    ratios = [pair[0] - pair[1] for pair in by_round.values() if len(pair) > 1]
-    return statistics.stdev(ratios) if len(ratios) > 2 else None
+
+def _empty_trials(worker: Worker, calibrated: Plan, cell: Cell) -> Iterator[float]:
+    """Door to door: fork, load the model, apply nothing, report. The first, which warms up, is not counted."""
+    skips = dict.fromkeys(("train", "infer"), "an empty trial")
+    for number in range(_EMPTY_TRIALS + 1):
+        request = trial_request(calibrated, cell, _FIRST_ROUND) | {"phase_skips": skips}
+        started = time.monotonic()
+        answer = _run(worker, calibrated, request)
+        _metrics(answer, calibrated)
+        if number:
+            yield time.monotonic() - started
 
 
-def _figures() -> dict[str, Any]:
-    threads = sorted({1, this_machine().cores})
-    command = [sys.executable, "-m", "effbench.worker.calibration", *map(str, threads)]
-    # Nothing is inherited from a shell that asks for fewer threads: here they are set for each figure.
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"the calibration of the processor failed:\n{done.stderr.strip()[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
+def _aa(  # noqa: PLR0913, PLR0917 - where, what, how long
+    worker: Worker, calibrated: Plan, cell: Cell, rounds: int, seconds: float, tell: Callable[[str], None]
+) -> AA:
+    found, started = AA(), time.monotonic()
+    while found.rounds < rounds and (found.rounds < 3 or time.monotonic() - started < seconds):
+        tell(f"the same stack twice, round {found.rounds + 1} of {rounds}")
+        pair = []
+        for _ in range(2):
+            watch = Watch(cell.threads)
+            answer = _run(worker, calibrated, trial_request(calibrated, cell, _FIRST_ROUND + found.rounds))
+            found.disturbed += dirty_reason(watch.conditions()) is not None
+            pair.append(_metrics(answer, calibrated))
+        found.add(*pair)
     return found
 
 
-class _Silent:
-    def planned(self, trials: int) -> None: ...
-    def started(self, cell: Any, round_number: int) -> None: ...
-    def phase(self, name: str) -> None: ...
-    def repeated(self, reason: str) -> None: ...
-    def finished(self, record: Record) -> None: ...
+def _run(worker: Worker, calibrated: Plan, request: dict[str, Any]) -> Answer:
+    return worker.run(request, calibrated.suite.limits.timeout_s, lambda phase: None)
 
 
-def _run(content: dict[str, Any], catalog: Catalog, rounds: int) -> list[Record]:
-    suite = Suite.model_validate(content)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(plan(suite, catalog), catalog, Sources(), Path(folder), rounds, catalog.launcher("local"))
-        run.execute(_Silent())
-        records = [record for _, record in run.store.read().records]
-    if bad := next((record for record in records if record.status != "ok"), None):
-        raise InputError(f"a trial of the calibration ended as {bad.status}: {bad.headline}")
-    return records
+def _metrics(answer: Answer, calibrated: Plan) -> dict[str, Any]:
+    found, _ = findings(answer, calibrated.suite.limits.timeout_s)
+    if found["status"] != "ok":
+        raise WorkerError(f"a trial of the untouched shipped model ended as {found['status']}:\n{found['error']}")
+    metrics: dict[str, Any] = found["metrics"]
+    return metrics

@@ -8,7 +8,16 @@ from tests.end_to_end.conftest import effbench
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["list", "--json"], ["plan", "quick", "--json"], ["doctor"], ["run", "--help"]]
+    "command",
+    [
+        ["--help"],
+        ["list", "--json"],
+        ["plan", "quick", "--json"],
+        ["doctor"],
+        ["run", "--help"],
+        ["profile", "--help"],
+        ["calibrate", "--help"],
+    ],
 )
 def test_looking_around_does_not_import_torch(command, tmp_path):
     code = (
@@ -21,7 +30,7 @@ def test_looking_around_does_not_import_torch(command, tmp_path):
 
 
 def test_help_has_examples(tmp_path):
-    for command in ("run", "board", "list", "plan", "doctor"):
+    for command in ("run", "board", "list", "plan", "profile", "calibrate", "doctor"):
         assert "effbench " + command in effbench(command, "--help", cwd=tmp_path, check=0).stdout
 
 
