@@ -1,10 +1,9 @@
 """Which cells another round is worth: those whose speed is still UNCLEAR, and the baseline's that they are paired with."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from effbench.board.rows import row_label
-from effbench.board.verdict import SAME, SPEED
+from effbench.board.verdict import UNCLEAR
 from effbench.plugin.cell import Cell
 
 if TYPE_CHECKING:
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
 LOOKS = (3, 5, 8, 12, 20)
 """Rounds after which `--until-clear` looks at the board."""
 _SPEEDS = ("train_speed", "prefill_speed", "decode_speed")
-_CLEAR = frozenset({*SPEED, SAME, "baseline"})
 
 
 def next_look(rounds: int) -> int | None:
@@ -24,30 +22,15 @@ def next_look(rounds: int) -> int | None:
 def unclear(boards: Sequence["Leaderboard"], cells: Iterable[Cell]) -> set[str]:
     """Ids of the cells whose row has an UNCLEAR speed, at every shape of the board, and of the baseline's cells there.
 
-    A row without any figure, because all its trials failed, is not worth another round.
+    Only of the planned `cells`: what was measured with other settings or an older learning rate stands on boards and in rows
+    of its own. A row or a baseline without any figure, because all its trials failed, is not worth another round; one whose
+    trials were all disturbed is.
     """
-    planned = list(cells)
+    planned = {cell.id for cell in cells}
     found: set[str] = set()
     for board in boards:
-        here = [
-            cell for cell in planned if (cell.suite, cell.model, cell.workload) == (board.suite, board.model, board.workload)
-        ]
-        entries = {str(entry["stack"]): entry for entry in board.rows.to_dict("records")}
-        wanted = [cell for cell in here if cell.world_size == board.world_size and _unclear(entries.get(_label(cell)))]
-        found |= {cell.id for cell in wanted}
-        if wanted:
-            # At a larger world size the baseline may exist at a single rank alone.
-            found |= {c.id for c in here if c.stack == board.baseline and c.world_size in (1, board.world_size)}
+        words = board.rows.set_index("stack")[[f"{key}_verdict" for key in _SPEEDS]]
+        labels = words.index[(words == UNCLEAR).any(axis=1)]
+        if wanted := planned.intersection(name for label in labels for name in board.cells[label]):
+            found |= wanted | planned.intersection(board.baseline_cells)
     return found
-
-
-def _label(cell: Cell) -> str:
-    return row_label(cell.stack, cell.option_axes)
-
-
-def _unclear(entry: dict[Any, Any] | None) -> bool:
-    if entry is None:
-        return False
-    measured = [key for key in _SPEEDS if entry[key] == entry[key] and entry[key] is not None]
-    # A row without a verdict beside a value has no round in common with its baseline yet.
-    return any(entry[f"{key}_verdict"] not in _CLEAR for key in measured)

@@ -67,6 +67,10 @@ class Leaderboard:
     notes: list[str]
     rows: "pd.DataFrame"
     """One row per stack and value of its option axes; columns as `table.columns()` says."""
+    cells: Mapping[str, tuple[str, ...]]
+    """Ids of the cells that a row stands for, by its name in the column `stack`."""
+    baseline_cells: tuple[str, ...]
+    """Ids of the cells that the others are compared with."""
 
 
 def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None) -> list[Leaderboard]:
@@ -147,6 +151,8 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
             dict.fromkeys([*problems, *_round_notes(counts), *table.notes, *_rank_notes(rows, trial), *_losses(rows), *notes])
         ),
         rows=ranked,
+        cells={row.label: tuple(sorted(row.cells)) for row in rows},
+        baseline_cells=tuple(sorted(set[str]().union(*(row.cells for row in rows if row.stack == baseline)))),
     )
 
 

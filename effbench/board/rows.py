@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +45,10 @@ class Row:
     skipped_phases: dict[str, str] = field(default_factory=dict)
     dirty: dict[Trial, str] = field(default_factory=dict)
     """Trials that something else on the machine disturbed, and what it was; their timings are left out."""
+    disturbed: set[str] = field(default_factory=set)
+    """Metrics of which a dirty trial's value was left out."""
+    cells: set[str] = field(default_factory=set)
+    """Ids of the cells whose trials these are."""
     reference: bool = False
     """Measured at world size 1 and shown beside larger ones: compared with, never ranked."""
     data: set[str] = field(default_factory=set)
@@ -98,21 +102,18 @@ def _ambiguous(frame: "pd.DataFrame") -> set[tuple[str, str]]:
     return {(key[0], key[1]) for key in counts[counts > 1].index}
 
 
-def row_label(stack: str, options: Mapping[str, Any]) -> str:
-    """What a row is called: the stack and the values of its option axes."""
-    return " ".join([stack, *(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(options.items()))])
-
-
 def _new_row(entry: dict[Any, Any], variant: str) -> Row:
     options = json.loads(entry["options"])
     reference = bool(entry.get("reference"))
-    extra = [f"#{variant[:4]}"] if variant else []
-    label = " ".join([row_label(entry["stack"], options), *extra, *(["(world size 1)"] if reference else [])])
+    words = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(options.items())]
+    words += [f"#{variant[:4]}"] if variant else []
+    label = " ".join([entry["stack"], *words, *(["(world size 1)"] if reference else [])])
     return Row(entry["stack"], options, label, entry["techniques"], reference=reference)
 
 
 def _add(row: Row, entry: dict[Any, Any]) -> None:
     trial = Trial(entry["session"], entry["round"], (entry["seq_len"], entry["paired_batch"], entry["dtype"]))
+    row.cells.add(entry["cell_id"])
     if entry["first"]:
         row.statuses.setdefault(trial.shape, []).append((entry["status"], _text(entry["error"])))
     if entry["status"] != "ok":
@@ -125,8 +126,11 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
         row.samples[trial.round, trial.shape] = sidecar
     if dirty := _text(entry["dirty"]):
         row.dirty[trial] = dirty
-    if (metric := _text(entry["metric"])) and not (dirty and _disturbed(entry)):
-        row.values.setdefault(metric, {})[trial] = float(entry["value"])
+    if metric := _text(entry["metric"]):
+        if dirty and _disturbed(entry):
+            row.disturbed.add(metric)
+        else:
+            row.values.setdefault(metric, {})[trial] = float(entry["value"])
 
 
 def _disturbed(entry: dict[Any, Any]) -> bool:

@@ -99,21 +99,19 @@ class Table:
     def _measure(self, measure: Measure, cells: dict[str, dict[str, Any]]) -> None:
         shapes = common_shapes(self.rows, measure.metric)
         self._note_common(measure.metric, shapes)
-        compared: list[Row] = []
+        measured: list[tuple[Row, Row]] = []
         for row in self.rows:
             base, value = self._base[row.label], row.mean(measure.metric, shapes)
+            theirs = None if base is None else base.mean(measure.metric, shapes)
             cells[row.label][measure.key] = value
-            if base is row and value is not None:
+            if base is None or value is None or theirs is None:
+                if base is not None and all(r.shapes(measure.metric) or measure.metric in r.disturbed for r in (row, base)):
+                    # One of them has disturbed trials alone: further rounds may find a quieter machine.
+                    cells[row.label][f"{measure.key}_verdict"] = UNCLEAR
+            elif base is row:
                 cells[row.label] |= {f"{measure.key}_ratio": 1.0, f"{measure.key}_verdict": "baseline"}
-            elif base is not None and value is not None:
-                compared.append(row)
-        measured: list[tuple[Row, Row]] = []
-        for row in compared:
-            base = self._base[row.label]
-            if base is None or (theirs := base.mean(measure.metric, shapes)) is None:
-                continue
-            if measure.exact and row.constant(measure.metric) and base.constant(measure.metric):
-                exact = Interval(cells[row.label][measure.key] / theirs, None, None, 1)
+            elif measure.exact and row.constant(measure.metric) and base.constant(measure.metric):
+                exact = Interval(value / theirs, None, None, 1)
                 word = verdict(exact, self.delta, measure.better, measure.words, exact=True)
                 cells[row.label] |= {f"{measure.key}_ratio": exact.estimate, f"{measure.key}_verdict": word}
             else:
@@ -122,6 +120,7 @@ class Table:
         for (row, base), (shown, adjusted) in zip(measured, holm_intervals(logs, self.bound), strict=True):
             if not shown.n:
                 self.notes.append(f"`{row.label}` and `{base.label}` share no complete round of one session: no ratio")
+                cells[row.label][f"{measure.key}_verdict"] = UNCLEAR
                 continue
             word = verdict(adjusted, self.delta, measure.better, measure.words)
             cells[row.label] |= _interval(measure.key, "_ratio", shown) | {f"{measure.key}_verdict": word}

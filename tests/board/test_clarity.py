@@ -60,5 +60,68 @@ def test_a_row_without_figures_is_not_worth_another_round():
     assert lost.id not in unclear(boards, [*cells, lost])
 
 
+def dirtied(record):
+    return record.model_copy(update={"dirty": "other programs used 1.2 cores"})
+
+
+def board_of(records):
+    return build(tidy((Path("x.json"), record) for record in records), SETTINGS)
+
+
+def test_a_row_whose_trials_were_all_disturbed_goes_on():
+    cells = [cell_of("full"), cell_of("busy"), cell_of("lost")]
+    records = [make_record(cell=cells[0], round_number=n) for n in (1, 2, 3)]
+    records += [dirtied(make_record(cell=cells[1], round_number=n)) for n in (1, 2, 3)]
+    records += [make_record(cell=cells[2], round_number=n, status="crashed", metrics={}, quality=None) for n in (1, 2, 3)]
+    assert stacks_of(unclear(board_of(records), cells), cells) == [("busy", 64), ("full", 64)]
+
+
+def test_a_disturbed_baseline_goes_on_with_what_waits_for_it():
+    cells = [cell_of("full"), cell_of("steady")]
+    records = [dirtied(make_record(cell=cells[0], round_number=n)) for n in (1, 2, 3)]
+    records += [make_record(cell=cells[1], round_number=n) for n in (1, 2, 3)]
+    assert unclear(board_of(records), cells) == {cell.id for cell in cells}
+
+
+def test_nothing_goes_on_against_a_baseline_that_always_fails():
+    cells = [cell_of("full"), cell_of("steady")]
+    records = [make_record(cell=cells[0], round_number=n, status="oom", metrics={}, quality=None) for n in (1, 2, 3)]
+    records += [make_record(cell=cells[1], round_number=n) for n in (1, 2, 3)]
+    assert unclear(board_of(records), cells) == set()
+
+
+def records_of(cells, speed):
+    return [make_record(cell=c, round_number=n, tokens_per_s=speed(c, n)) for c in cells for n in (1, 2, 3)]
+
+
+def test_a_stack_measured_with_another_learning_rate_before_is_still_found():
+    full, before, now = cell_of("full"), cell_of("lora", lr=1e-3), cell_of("lora", lr=5e-3)
+    speeds = {1: 700.0, 2: 1000.0, 3: 1500.0}
+    records = records_of([full, before, now], lambda c, n: 1000.0 if c.stack == "full" else speeds[n])
+    assert unclear(board_of(records), [full, now]) == {full.id, now.id}
+
+
+def test_a_board_of_other_settings_makes_nothing_go_on():
+    before = [cell_of("full", steps=4), cell_of("lora", steps=4)]
+    now = [cell_of("full", steps=9), cell_of("lora", steps=9)]
+    speeds = {1: 700.0, 2: 1000.0, 3: 1500.0}
+
+    def speed(cell, number):
+        if cell.stack == "full":
+            return 1000.0
+        return speeds[number] if cell.steps == 4 else 2000.0 + number
+
+    boards = board_of(records_of([*before, *now], speed))
+    assert unclear(boards, now) == set()
+    assert unclear(boards, before) == {cell.id for cell in before}
+
+
+def test_a_larger_world_size_takes_the_baseline_at_a_single_rank_along():
+    full, ddp = cell_of("full"), cell_of("ddp", world_size=2)
+    speeds = {1: 700.0, 2: 1000.0, 3: 1500.0}
+    records = records_of([full, ddp], lambda c, n: 1000.0 if c.stack == "full" else speeds[n])
+    assert unclear(board_of(records), [full, ddp]) == {full.id, ddp.id}
+
+
 def test_looks():
     assert [next_look(n) for n in (0, 2, 3, 4, 12, 20)] == [LOOKS[0], 3, 5, 5, 20, None]
