@@ -12,6 +12,7 @@ def doctor() -> None:
     Example: effbench doctor
     """
     from effbench.plugin.discovery import discover
+    from effbench.store.calibration import read_calibration
     from effbench.store.machine import this_machine
 
     machine = this_machine()
@@ -21,6 +22,13 @@ def doctor() -> None:
         typer.echo(f"{library:<10} {_version(library) or f'missing: pip install {library}'}")
     peak = Path("/proc/self/clear_refs").exists()
     typer.echo(f"memory     {'peak per phase' if peak or machine.gpus else 'not measured: needs Linux or CUDA'}")
+    if machine.gpus:
+        for what, library, extra in (("GPU state", "nvidia-ml-py", "gpu"), ("energy", "zeus", "energy")):
+            missing = f"not measured: pip install 'effbench[{extra}]'"
+            typer.echo(f"{what:<10} {'ready' if _version(library) else missing}")
+    calibration = read_calibration()
+    made = f"of {calibration.measured_at[:10]}" if calibration else "none, so no MFU: `effbench calibrate` makes one"
+    typer.echo(f"calibration {made}")
     for info in (catalog := discover()).plugins:
         if info.problem:
             typer.echo(f"plugin     {info.name} is broken: {info.problem}")

@@ -58,16 +58,16 @@ def run(
     _announce(planned, session)
     interrupted, left = _execute(session, limit, _further(session) if until_clear else None)
     _show(session.store.folder, results)
-    records = [record for _, record in session.store.read().records]
+    records = session.records()
     if left:
-        fewest, most = rounds_of(records, {cell.id for cell in planned.cells})
+        fewest, most = rounds_of(records, planned.cells)
         typer.echo(
             f"the budget is used up: {len(left)} trials left, cells have {fewest} to {most} rounds; the same command goes on"
         )
     if interrupted:
         typer.echo("stopped; the same command continues where it stopped", err=True)
         raise typer.Exit(130)
-    if _report_failures(records, {cell.id for cell in planned.cells}):
+    if _report_failures(records):
         raise typer.Exit(1)
 
 
@@ -121,15 +121,14 @@ def _further(session: "Run") -> "FurtherRounds":
     return choose
 
 
-def _report_failures(records: "list[Record]", planned: set[str]) -> bool:
+def _report_failures(records: "list[Record]") -> bool:
     """Say which trials failed or were disturbed; whether any failed."""
-    current = [record for record in records if record.cell_id in planned]
-    bad = [record for record in current if record.status not in ("ok", "skipped")]
+    bad = [record for record in records if record.status not in ("ok", "skipped")]
     if bad:
         typer.echo(f"{len(bad)} trials did not end well; `--retry-failed` tries them again:", err=True)
     for record in bad[:10]:
         typer.echo(f"  {record.cell_id} round {record.round}: {record.status}: {record.headline}", err=True)
-    if dirty := [record for record in current if record.dirty]:
+    if dirty := [record for record in records if record.dirty]:
         reason = dirty[0].dirty
         typer.echo(
             f"{len(dirty)} trials stayed disturbed ({reason}); `--retry-failed` on a quieter machine mends them", err=True

@@ -88,6 +88,11 @@ class Run:
         """What has no current record, in the order it will run."""
         return list(turns(self.plan, range(1, self.rounds + 1), self._measured))
 
+    def records(self) -> list[Record]:
+        """Records of the plan's cells by the present code."""
+        found = (record for _, record in self.store.read().records)
+        return [record for record in found if record.fingerprint == self._current.get(record.cell_id)]
+
     def execute(self, listener: Listener, budget: Budget | None = None, further: FurtherRounds | None = None) -> list[Turn]:
         """Measure what is pending, then `further` rounds; returns what the budget left unmeasured."""
         self._write_skips()
@@ -182,10 +187,10 @@ class Run:
         )
 
 
-def rounds_of(records: Iterable[Record], cells: Collection[str]) -> tuple[int, int]:
+def rounds_of(records: Iterable[Record], cells: Iterable[Cell]) -> tuple[int, int]:
     """Fewest and most rounds that the cells have good records of."""
-    counts = dict.fromkeys(cells, 0)
-    for cell_id, _ in {(r.cell_id, r.round) for r in records if r.cell_id in counts and r.status == "ok"}:
+    counts = {cell.id: 0 for cell in cells}
+    for cell_id, _ in {(record.cell_id, record.round) for record in records if record.status == "ok"}:
         counts[cell_id] += 1
     return min(counts.values(), default=0), max(counts.values(), default=0)
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from effbench.plugin.cell import Cell
 from effbench.plugin.meter import Summary
 
-METHODOLOGY = "1"
+METHODOLOGY = "2"
 """Changes when numbers of before and after must not be compared."""
 
 Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "failed", "diverged"]

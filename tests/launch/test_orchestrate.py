@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from effbench.launch.orchestrate import Run, scrubbed
+from effbench.launch.orchestrate import Run, rounds_of, scrubbed
 from effbench.launch.requests import Sources
 from effbench.launch.schedule import turns
 from effbench.plan.plan import plan
@@ -58,8 +58,12 @@ def test_an_interrupted_run_continues_the_same_schedule(make):
 def test_records_of_older_code_do_not_count(make, monkeypatch):
     finish(make(), 12)
     assert len(make(rounds=1).pending()) == 0
+    assert len(make(rounds=1).records()) == 12
     monkeypatch.setattr("effbench.launch.fingerprint._version", lambda library: "0.0")
-    assert len(make(rounds=1).pending()) == 12
+    later = make(rounds=1)
+    assert len(later.pending()) == 12
+    assert later.records() == []
+    assert rounds_of(later.records(), later.plan.cells) == (0, 0)
 
 
 def test_failed_trials_wait_for_the_flag_and_skips_never_count(make):
