@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -134,10 +135,12 @@ def test_two_agents_on_loopback(tmp_path, tiny_model):
     (tmp_path / "small.toml").write_text(
         TWO.format(model=tiny_model).replace("timeout_s = 8", "timeout_s = 60") + 'ddp = ["ddp"]\n'
     )
-    command = [sys.executable, "-m", "effbench", "join", "127.0.0.1:29411"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "effbench", "join", endpoint]
     secret = {"EFFBENCH_SECRET": "only for this test"}
     other = subprocess.Popen(command, env=os.environ | secret, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    arguments = ["--launcher", "torchrun", "--nnodes", "2", "--rdzv-endpoint", "127.0.0.1:29411"]
+    arguments = ["--launcher", "torchrun", "--nnodes", "2", "--rdzv-endpoint", endpoint]
     try:
         effbench("run", "small.toml", "--results", "out", *arguments, cwd=tmp_path, check=0, **secret)
         assert other.wait(60) == 0
