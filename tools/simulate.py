@@ -1,7 +1,7 @@
 """How often the whole procedure errs, and what it can see: `python tools/simulate.py [errors | coverage | looks | power]`.
 
 Draws made-up runs, trial by trial in shuffled rounds, and judges their log ratios as the board does (`many_boards.py`, held
-equal to it by a test). Each table says how often the procedure was wrong, and with which Monte-Carlo error. One core, a few minutes.
+equal to it by a test). Each table says how often the procedure was wrong, with its Monte-Carlo error. One core, about a minute.
 """
 
 import argparse
