@@ -1,25 +1,28 @@
 """How often the whole procedure errs, and what it can see: `python tools/simulate.py [errors | coverage | looks | power]`.
 
-Draws made-up runs, trial by trial in shuffled rounds, and judges their log ratios with the functions that judge real ones. Each
-table says how often the procedure was wrong, and with which Monte-Carlo standard error. One core, some minutes.
+Draws made-up runs, trial by trial in shuffled rounds, and judges their log ratios as the board does (`many_boards.py`, held
+equal to it by a test). Each table says how often the procedure was wrong, with its Monte-Carlo error. One core, about a minute.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from many_boards import FASTER, SAME, SLOWER, Verdicts, every_round, until_clear, verdicts
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 from scipy.stats import t
 
 from effbench.board.clarity import LOOKS
-from effbench.board.stats import MIN_ROUNDS, VERDICT_LEVEL, holm_intervals, ratio_interval
-from effbench.board.verdict import SPEED, UNCLEAR, verdict
+from effbench.board.stats import MIN_ROUNDS, VERDICT_LEVEL
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
 DELTA = 0.03
+BOUND = math.log1p(DELTA)
+STACKS = 30
 ROUNDS = LOOKS[-1]
 
 
@@ -53,85 +56,105 @@ NOISES: dict[str, Noise] = {
 """Of a machine along the trials of a run, one value a trial."""
 
 
-def run_of(noise: Noise, rng: np.random.Generator, stacks: int, rounds: int, sd: float) -> Array:
-    """Log ratios (stacks, rounds) of equal stacks to one more, the baseline: every round visits all of them in shuffled order.
+def _round_correlated(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """An AR(1) of 0.3 from round to round."""
+    steps = rng.normal(size=shape)
+    for k in range(1, shape[-1]):
+        steps[..., k] = 0.3 * steps[..., k - 1] + math.sqrt(0.91) * steps[..., k]
+    return steps
 
-    `sd` is that of the paired log ratios.
+
+def _round_levels(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Two levels that hit whole rounds; their mean is the truth."""
+    return _bimodal(rng, shape) - 2 / 3
+
+
+ROUND_NOISES: dict[str, Noise] = {"rounds AR 0.3": _round_correlated, "rounds bimodal": _round_levels}
+"""Of the log ratios themselves, round by round: what shuffling is there to prevent."""
+
+
+def run_of(noise: Noise, rng: np.random.Generator, boards: int, stacks: int, rounds: int) -> Array:
+    """Log ratios (boards, stacks, rounds) of equal stacks to one more, the baseline, with a paired standard deviation of 1.
+
+    Every round visits all of them in shuffled order.
     """
-    trials = noise(rng, (rounds * (stacks + 1),)).reshape(rounds, stacks + 1)
-    values = rng.permuted(trials, axis=1)
-    return sd / _paired_sd(noise, stacks) * (values[:, 1:] - values[:, :1]).T
+    return _ratios(noise, rng, boards, stacks, rounds) / _paired_sd(noise, stacks)
+
+
+def _ratios(noise: Noise, rng: np.random.Generator, boards: int, stacks: int, rounds: int) -> Array:
+    trials = noise(rng, (boards, rounds * (stacks + 1))).reshape(boards, rounds, stacks + 1)
+    values = rng.permuted(trials, axis=2)
+    return np.swapaxes(values[..., 1:] - values[..., :1], 1, 2)
 
 
 @cache
 def _paired_sd(noise: Noise, stacks: int) -> float:
-    rng = np.random.default_rng(0)
-    trials = rng.permuted(noise(rng, (500, 20 * (stacks + 1))).reshape(500, 20, stacks + 1), axis=2)
-    return float((trials[..., 1] - trials[..., 0]).std())
+    return float(_ratios(noise, np.random.default_rng(0), 500, stacks, ROUNDS).std())
 
 
-def board_verdicts(logs: list[Array]) -> list[str]:
-    """What the board says of each stack's log ratios; exactly what the leaderboard does."""
-    return [verdict(adjusted, DELTA) for _, adjusted in holm_intervals(logs, math.log1p(DELTA))]
-
-
-def until_clear(logs: Array) -> tuple[list[str], int]:
-    """Verdicts of one board under `--until-clear`, and its rounds: clear stacks stop, unclear ones go on to the next look."""
-    counts = np.full(len(logs), LOOKS[0])
-    words = board_verdicts([row[:n] for row, n in zip(logs, counts, strict=True)])
-    for look in LOOKS[1:]:
-        unclear = [i for i, word in enumerate(words) if word == UNCLEAR]
-        if not unclear:
-            break
-        counts[unclear] = look
-        words = board_verdicts([row[:n] for row, n in zip(logs, counts, strict=True)])
-    return words, int(counts.sum())
-
-
-def every_round(logs: Array) -> Iterator[list[str]]:
-    """The board as somebody sees it who looks after each round."""
-    for n in range(MIN_ROUNDS, logs.shape[1] + 1):
-        yield board_verdicts(list(logs[:, :n]))
+TRUTHS: dict[str, Array] = {
+    "equal": np.zeros(STACKS),
+    "at the margin": np.full(STACKS, BOUND),
+    "half at the margin, half 20 % faster": np.repeat([BOUND, math.log(1.2)], STACKS // 2),
+}
+"""The true log ratios of a board's stacks. At the margin, 1+δ, is the hardest that is not FASTER."""
 
 
 def errors(draws: int, rng: np.random.Generator) -> None:
-    """A board of 30 equal stacks: the share of boards, and of stacks, that are ever called FASTER or SLOWER."""
-    print(f"30 equal stacks, δ = {DELTA:.0%}: ever FASTER or SLOWER, % of stacks / % of boards")
-    print(f"{'noise':<18} {'sd':>4}  {'fixed 3 / 5 / 10 / 20 rounds':<44} {'--until-clear':<16} looked at after every round")
-    for name, noise in NOISES.items():
-        for sd in (0.01, 0.03, 0.06, 0.12):
-            wrong = {key: np.zeros(2) for key in (3, 5, 10, 20, "clear", "every")}
-            for _ in range(draws):
-                logs = run_of(noise, rng, 30, ROUNDS, sd)
-                for n in (3, 5, 10, 20):
-                    wrong[n] += _wrong([board_verdicts(list(logs[:, :n]))])
-                wrong["clear"] += _wrong([until_clear(logs)[0]])
-                wrong["every"] += _wrong(list(every_round(logs)))
-            shown = [f"{100 * stack / draws:.2f} / {100 * board / draws:.1f}" for stack, board in wrong.values()]
-            print(f"{name:<18} {sd:>4.0%}  {'  '.join(f'{s:<10}' for s in shown[:4])} {shown[4]:<16} {shown[5]}", flush=True)
-    print(f"{draws} boards each; standard error of 5 % of boards: ± {100 * math.sqrt(0.05 * 0.95 / draws):.1f} %")
+    """A board of 30 stacks: the share of stacks, and of boards, that are ever judged wrongly."""
+    runs = {name: run_of(noise, rng, draws, STACKS, ROUNDS) for name, noise in NOISES.items()}
+    heads = ("3, 5, 10, 20 rounds, worst", "--until-clear", "after every round", "SAME at or beyond δ")
+    for name, truth in TRUTHS.items():
+        print(
+            f"{STACKS} stacks, {name}, δ = {DELTA:.0%}: ever wrongly FASTER or SLOWER, % of stacks / % of boards (upper bound)"
+        )
+        print(f"{'noise':<18} {'sd':>4}  " + " ".join(f"{head:<28}" for head in heads))
+        for noise, unit in runs.items():
+            for sd in (0.01, 0.03, 0.06, 0.12):
+                print(f"{noise:<18} {sd:>4.0%}  {_errors(truth[:, None] + sd * unit, truth)}", flush=True)
+    print(f"{draws} boards each, the same noise under every truth and sd; the bound is the upper end of a 95 % interval")
 
 
-def _wrong(looks: list[list[str]]) -> Array:
-    called = np.array([[word in SPEED for word in words] for words in looks]).any(axis=0)
-    return np.array([called.mean(), float(called.any())])
+def _errors(logs: Array, truth: Array) -> str:
+    fixed = [wrong(verdicts(logs[..., :n], BOUND), truth) for n in (3, 5, 10, 20)]
+    worst = max(fixed, key=lambda called: called.any(axis=1).mean())
+    clear = until_clear(logs, BOUND)[0]
+    ever = [np.any([wrong(board, truth) for board in boards], axis=0) for boards in (clear, every_round(logs, BOUND))]
+    same = np.any([(board == SAME) & (np.abs(truth) >= BOUND) for board in clear], axis=0)
+    return " ".join(f"{_rates(called):<28}" for called in (worst, *ever, same)).rstrip()
+
+
+def wrong(board: Verdicts, truth: Array) -> NDArray[np.bool_]:
+    """Which stacks are called FASTER or SLOWER and are not by more than δ."""
+    return ((board == FASTER) & (truth <= BOUND)) | ((board == SLOWER) & (truth >= -BOUND))
+
+
+def _rates(called: NDArray[np.bool_]) -> str:
+    boards = called.any(axis=1)
+    return f"{100 * called.mean():.3f} / {100 * boards.mean():.2f} (≤ {100 * upper(int(boards.sum()), len(boards)):.2f})"
+
+
+def upper(hits: int, draws: int) -> float:
+    """Upper end of the 95 % interval of a rate (Clopper & Pearson 1934)."""
+    return 1.0 if hits == draws else float(betaincinv(hits + 1, draws - hits, 0.975))
 
 
 def coverage(draws: int, rng: np.random.Generator) -> None:
     """How often the 95 % interval that is shown holds the true ratio."""
     print("share of 95 % intervals that hold the true ratio, %")
     print(f"{'noise':<18} {''.join(f'{n:>4} rounds' for n in (3, 5, 10, 20))}")
-    for name, noise in NOISES.items():
-        shown = []
-        for n in (3, 5, 10, 20):
-            held = 0
-            for _ in range(draws):
-                row = run_of(noise, rng, 5, n, 0.05)[0]
-                interval = ratio_interval(row)
-                held += interval.low is not None and interval.high is not None and interval.low <= 1 <= interval.high
-            shown.append(f"{100 * held / draws:>11.1f}")
+    for name in (*NOISES, *ROUND_NOISES):
+        shown = [f"{100 * covered(name, rng, draws, n):>11.1f}" for n in (3, 5, 10, 20)]
         print(f"{name:<18} {''.join(shown)}", flush=True)
     print(f"{draws} draws each; standard error of 95 %: ± {100 * math.sqrt(0.95 * 0.05 / draws):.1f} %")
+
+
+def covered(name: str, rng: np.random.Generator, draws: int, rounds: int) -> float:
+    """By the t interval of `ratio_interval`; of the noises of trials, on one stack of a board of five."""
+    shuffled = name in NOISES
+    rows = run_of(NOISES[name], rng, draws, 5, rounds)[:, 0] if shuffled else ROUND_NOISES[name](rng, (draws, rounds))
+    half = t.ppf(0.975, rounds - 1) * rows.std(axis=1, ddof=1) / math.sqrt(rounds)
+    return float((np.abs(rows.mean(axis=1)) <= half).mean())
 
 
 def looks(draws: int, rng: np.random.Generator) -> None:
@@ -159,37 +182,38 @@ def _ever(beyond: NDArray[np.bool_]) -> str:
 
 def power(draws: int, rng: np.random.Generator) -> None:
     """The smallest slowdown that is called SLOWER in 90 % of runs, and how a slowdown of 5 % fares."""
-    print(f"smallest slowdown called SLOWER in ≥ 90 % of runs (δ = {DELTA:.0%}), by rounds and (equal) stacks on the board, %")
     sizes = ((3, 1), (10, 1), (10, 6), (10, 30), (20, 1))
-    print(
-        "paired noise  " + "".join(f"{f'{n} rounds, {stacks}':>14}" for n, stacks in sizes) + "   5 % is called at 10 / 12 / 20"
-    )
-    for sd in (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08):
-        small = "".join(f"{100 * smallest(rng, draws, sd, n, stacks):>14.1f}" for n, stacks in sizes)
-        called = " / ".join(f"{share(rng, 4 * draws, sd, n, 1, 0.05):.0%}" for n in (10, 12, 20))
-        print(f"{sd:<14.1%}{small}   {called}", flush=True)
+    for delta in (DELTA, 0.01):
+        print(
+            f"smallest slowdown called SLOWER in ≥ 90 % of runs (δ = {delta:.0%}), by rounds and (equal) stacks on the board, %"
+        )
+        heads = "".join(f"{f'{n} rounds, {stacks}':>14}" for n, stacks in sizes)
+        print(f"paired noise  {heads}   5 % is called at 10 / 12 / 20")
+        for sd in (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08):
+            runs = {(n, stacks): sd * rng.normal(size=(draws, stacks, n)) for n, stacks in (*sizes, (12, 1))}
+            small = "".join(f"{100 * smallest(runs[size], sd, delta):>14.1f}" for size in sizes)
+            called = " / ".join(f"{share(runs[n, 1], 0.05, delta):.0%}" for n in (10, 12, 20))
+            print(f"{sd:<14.1%}{small}   {called}", flush=True)
+    print(f"{draws} runs each; standard error of 90 %: ± {100 * math.sqrt(0.9 * 0.1 / draws):.1f} %")
 
 
-def share(rng: np.random.Generator, draws: int, sd: float, rounds: int, stacks: int, slowdown: float) -> float:
-    """How often a stack that is slower by `slowdown` is called SLOWER beside `stacks` - 1 equal ones."""
-    found = 0
-    for _ in range(draws):
-        logs = rng.normal(0, sd, (stacks, rounds))
-        logs[0] -= math.log1p(slowdown)
-        found += board_verdicts(list(logs))[0] == SPEED.bad
-    return found / draws
+def share(logs: Array, slowdown: float, delta: float) -> float:
+    """How often the first stack, slower by `slowdown`, is called SLOWER beside equal ones; `logs` is noise alone."""
+    shifted = logs.copy()
+    shifted[:, 0] -= math.log1p(slowdown)
+    return float((verdicts(shifted, math.log1p(delta))[:, 0] == SLOWER).mean())
 
 
-def smallest(rng: np.random.Generator, draws: int, sd: float, rounds: int, stacks: int) -> float:
-    """By bisection, to a twentieth of the noise."""
-    low, high = DELTA, DELTA + 60 * sd
-    while high - low > sd / 20:
+def smallest(logs: Array, sd: float, delta: float) -> float:
+    """By bisection, to a fiftieth of the noise."""
+    low, high = delta, delta + 60 * sd
+    while high - low > sd / 50:
         middle = (low + high) / 2
-        low, high = (low, middle) if share(rng, draws, sd, rounds, stacks, middle) >= 0.9 else (middle, high)
+        low, high = (low, middle) if share(logs, middle, delta) >= 0.9 else (middle, high)
     return high
 
 
-PARTS = {"looks": (looks, 2000), "coverage": (coverage, 2000), "errors": (errors, 200), "power": (power, 400)}
+PARTS = {"looks": (looks, 2000), "coverage": (coverage, 2000), "errors": (errors, 2000), "power": (power, 2000)}
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ VERDICT_LEVEL = 0.0125
 
 A board is looked at again and again, by `--until-clear` and by people. Testing at a constant level each time is Pocock's (1977)
 group-sequential design; 0.0125 is where a t test that is looked at after 3, 5, 8, 12 and 20 rounds errs in at most 5 % of all
-runs, whatever δ is. A stack that is truly at the margin δ can be judged wrongly on one side only, and may be looked at after
-every single round for the same 5 % (`tools/simulate.py looks`). The intervals shown beside verdicts are the plain 95 % ones.
+runs, whatever δ is (`tools/simulate.py looks`). A stack that is truly at the margin δ can be called FASTER or SLOWER wrongly on
+one side only, so with normal noise any eight looks, after whatever rounds, add up to at most 8 · 1.25 % / 2 = 5 % of boards.
+The intervals shown beside verdicts are the plain 95 % ones.
 """
 
 
