@@ -83,9 +83,9 @@ def _percent(board: "Leaderboard") -> str:
 def _legend(board: "Leaderboard") -> str:
     return (
         "Ratios to the baseline, 95 % intervals over rounds. Speed: above 1× is better; memory, parameters, bytes: below 1× "
-        f"is better. FASTER, SLOWER, SMALLER, LARGER, BETTER, WORSE: the Holm-adjusted interval lies wholly beyond "
-        f"{_percent(board)}; SAME: wholly within; UNCLEAR: the data cannot tell. Rank: from 1 + the rows clearly better to "
-        f"N - the rows clearly worse. {MISSING}: not measured."
+        "is better. FASTER, SLOWER, SMALLER, LARGER, BETTER, WORSE: the interval, adjusted for looks and stacks, lies wholly "
+        f"beyond {_percent(board)}; SAME: wholly within; UNCLEAR: the data cannot tell. Rank: from 1 + the rows clearly better "
+        f"to N - the rows clearly worse. {MISSING}: not measured."
     )
 
 
