@@ -24,8 +24,8 @@ def doctor() -> None:
     typer.echo(f"memory     {'peak per phase' if peak or machine.gpus else 'not measured: needs Linux or CUDA'}")
     if machine.gpus:
         for what, library, extra in (("GPU state", "nvidia-ml-py", "gpu"), ("energy", "zeus", "energy")):
-            missing = f"not measured: pip install 'effbench[{extra}]'"
-            typer.echo(f"{what:<10} {'ready' if _version(library) else missing}")
+            otherwise = f"not measured: pip install 'effbench[{extra}]'"
+            typer.echo(f"{what:<10} {'ready' if _version(library) else otherwise}")
     calibration = read_calibration()
     made = f"of {calibration.measured_at[:10]}" if calibration else "none, so no MFU: `effbench calibrate` makes one"
     typer.echo(f"calibration {made}")
