@@ -95,4 +95,4 @@ def test_meters_can_be_chosen_and_probes_run_in_the_first_round_alone(infer_suit
     chosen = records(tmp_path / "one")["full", 1]["metrics"]
     assert set(chosen) == {"infer.prefill_s", "infer.decode_token_s", "infer.end_to_end_s"}
     done = effbench(*arguments, "--set", 'meters=["latencey"]', cwd=tmp_path, check=2)
-    assert "unknown meter 'latencey': did you mean 'latency'?" in done.stderr
+    assert "unknown meter 'latencey': did you mean 'latency'" in done.stderr
