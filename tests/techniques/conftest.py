@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from effbench.plugin import Context
+from effbench.plugin import Context, LoadRequest
 from effbench.plugin.discovery import discover
 from effbench.worker import defaults
 from tests.records import FACTS, make_cell
@@ -60,7 +60,10 @@ class Harness:
         self.context = Context(
             cell=self.cell, device=torch.device("cpu"), rank=0, world_size=1, seed=0, base_model=base, calibration=lambda n: []
         )
-        self.model: nn.Module = base()
+        request = LoadRequest(dtype=self.cell.dtype)
+        for technique in techniques:
+            request = technique.load(request)
+        self.model: nn.Module = base().to(getattr(torch, request.dtype))
         torch.manual_seed(1)
         for technique in techniques:
             self.model = technique.apply(self.model, self.context)
