@@ -4,7 +4,7 @@ A stack is then ordinary function composition in the suite's order. `load` and `
 The harness owns data, loop, clock and synchronisation; a technique never measures itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -97,6 +97,13 @@ class Technique(BaseModel):
 
     def unsupported(self, cell: Cell) -> str | None:
         """Why this cell cannot exist with this technique, or None. Called when planning, without torch."""
+        return None
+
+    def unsupported_after(self, earlier: "Sequence[Technique]") -> str | None:
+        """Why this technique cannot stand behind those before it in the stack, or None. Called when planning, without torch.
+
+        Their names do not matter: `sets`, `family` and the common options `at` and `merged` tell what they do, and when.
+        """
         return None
 
     def unsupported_phase(self, cell: Cell, phase: Literal["train", "infer"]) -> str | None:

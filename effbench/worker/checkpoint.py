@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from effbench.plugin.technique import Context, Technique
 
@@ -20,19 +21,20 @@ class Checkpoints:
         self._base: frozenset[bytes] = frozenset()
 
     def remember_base(self, model: nn.Module) -> None:
-        """Take the loaded model as what a delta is measured against."""
-        self._base = frozenset(_digest(tensor) for tensor in _tensors(model).values())
+        """Add this model's tensors to what a delta is measured against."""
+        self._base |= frozenset(_digest(tensor) for tensor in _unwrapped(_tensors(model)).values())
 
     def full_bytes(self, model: nn.Module, context: Context) -> int:
         """The model as inference uses it, after every technique's `store`."""
         tensors = _tensors(model)
         for technique in self._techniques:
             tensors = technique.store(tensors, context)
-        return _bytes_on_disk(tensors)
+        return _bytes_on_disk(_unwrapped(tensors))
 
     def delta_bytes(self, model: nn.Module, context: Context) -> int:
-        """The trained model's tensors that the base does not have, before anything is merged or converted."""
-        return _bytes_on_disk({name: t for name, t in _tensors(model).items() if _digest(t) not in self._base})
+        """The trained model's tensors that it did not have before training, before anything is merged or converted."""
+        tensors = _unwrapped(_tensors(model))
+        return _bytes_on_disk({name: tensor for name, tensor in tensors.items() if _digest(tensor) not in self._base})
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -48,6 +50,17 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
         else:  # packed parameters of quantized modules: `store` of the technique that made them writes them out
             kept[name] = value
     return kept
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A tensor that wraps others (torchao's quantized ones) as those: its name and theirs, its integers and scales."""
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if is_traceable_wrapper_subclass(tensor):
+            plain |= {f"{name}.{part}": getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
+        else:
+            plain[name] = tensor
+    return plain
 
 
 def _digest(tensor: Tensor) -> bytes:

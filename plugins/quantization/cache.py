@@ -43,7 +43,7 @@ class QuantizedTokens:
         return self._group_size if channels % self._group_size == 0 else channels
 
 
-class QuantizedCacheLayer(DynamicLayer):
+class QuantizedCacheLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
     """One layer's keys and values."""
 
     def __init__(self, bits: int, group_size: int) -> None:
@@ -62,7 +62,7 @@ class QuantizedCacheLayer(DynamicLayer):
 
 
 def provide_cache(model: nn.Module, bits: int, group_size: int) -> None:
-    """Whenever the innermost decoder is called without such a cache it gets one, filled with what was in the one it was given."""
+    """Whenever the innermost decoder is called without such a cache it gets one, filled with what the given one held."""
 
     def before_forward(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         given = kwargs.get("past_key_values")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Fp8(PostTraining):
-    """Weights and activations of linear layers in float8 e4m3, scaled in every call (Micikevicius et al. 2022, arXiv 2209.05433).
+    """Weights and activations of linear layers in float8, scaled as they come (Micikevicius et al. 2022, arXiv 2209.05433).
 
     On torchao and the float8 matrix units of CUDA devices of compute capability 8.9 or newer (Ada, Hopper); nothing like them
     exists on CPUs. A quarter of float32's bytes and up to twice the rate of bfloat16's products, where these are large: it does

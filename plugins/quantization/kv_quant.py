@@ -8,7 +8,7 @@ from effbench.plugin import Cell, Context, Inference, Technique
 
 
 class KVQuant(Technique):
-    """Keys and values are cached in 8 or 4 bits, scaled by token and group of channels (KIVI: Liu et al. 2024, arXiv 2402.02750).
+    """Keys and values are cached in 8 or 4 bits, scaled by token and channel group (KIVI: Liu et al. 2024, arXiv 2402.02750).
 
     Each token is rounded once, when it comes, and read as floats by every later step. Attention always sees what the cache
     holds, in evaluation as well, so that quality is that of what is timed. KIVI's scales for keys run along the tokens and its

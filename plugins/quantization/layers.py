@@ -30,6 +30,10 @@ class PackedLinear(nn.Module):
     No kernel multiplies them as they are, so a call costs more than the float product: this saves bytes, not time.
     """
 
+    packed: Tensor
+    shifts: Tensor
+    scale: Tensor
+
     def __init__(self, source: nn.Linear, rule: Rule, bits: int) -> None:
         super().__init__()
         self.in_features, self.out_features, self.bits = source.in_features, source.out_features, bits
@@ -51,8 +55,7 @@ class PackedLinear(nn.Module):
         """Unpacked; a method, as in PyTorch's own quantized layers, so that nobody takes it for a parameter."""
         values = (self.packed.unsqueeze(-1) >> self.shifts) & (2**self.bits - 1)
         groups = values.flatten(1)[:, : self.in_features].unflatten(1, (self.scale.shape[1], -1)).to(self.scale.dtype)
-        zero = self.zero.unsqueeze(-1) if isinstance(self.zero, Tensor) else self.zero
-        return ((groups - zero) * self.scale.unsqueeze(-1)).flatten(1)
+        return _floats(groups, self.scale, self.zero)
 
     def forward(self, x: Tensor) -> Tensor:
         """The float product."""
@@ -70,9 +73,7 @@ class RoundedLinear(nn.Linear):
         """The product with what the weights will be once they are packed."""
         with torch.no_grad():
             values, scale, zero = self.rule(self.weight)
-            groups = values.unflatten(1, (scale.shape[1], -1)).to(scale.dtype)
-            shift = zero.unsqueeze(-1) if isinstance(zero, Tensor) else zero
-            rounded = ((groups - shift) * scale.unsqueeze(-1)).flatten(1)
+            rounded = _floats(values.unflatten(1, (scale.shape[1], -1)), scale, zero)
         return linear(x, self.weight + (rounded - self.weight).detach(), self.bias)
 
 
@@ -130,13 +131,18 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def wrapped(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The inverse of `unwrapped`, into the wrapping tensors that the model has."""
-    state = dict(tensors)
+    state: dict[str, Any] = dict(tensors)
     for name, tensor in model.state_dict().items():
         if is_traceable_wrapper_subclass(tensor):
             for part in tensor.__tensor_flatten__()[0]:
                 getattr(tensor, part).copy_(state.pop(f"{name}.{part}"))
             state[name] = tensor
     return state
+
+
+def _floats(groups: Tensor, scale: Tensor, zero: Tensor | float) -> Tensor:
+    """(outputs, groups, inputs of a group) → (outputs, inputs)."""
+    return ((groups - (zero.unsqueeze(-1) if isinstance(zero, Tensor) else zero)) * scale.unsqueeze(-1)).flatten(1)
 
 
 def _is_plain(weight: Tensor) -> bool:

@@ -16,8 +16,8 @@ class PostTraining(Technique):
     """Linear layers are converted after training, when their weights are known."""
 
     family: ClassVar = "quantization"
-    sets: ClassVar = ("linear weights",)
-    imports: ClassVar = (f"{__package__}.layers",)
+    sets: ClassVar[tuple[str, ...]] = ("linear weights",)
+    imports: ClassVar[tuple[str, ...]] = (f"{__package__}.layers",)
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """Convert after training."""
