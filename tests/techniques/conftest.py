@@ -1,7 +1,16 @@
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from effbench.plugin import Context
 from effbench.plugin.discovery import discover
@@ -47,7 +56,23 @@ def bert():
     return BertForMaskedLM(config).eval()
 
 
-BASES = {"llama": llama, "gpt2": gpt2, "bert": bert}
+def t5():
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+    return T5ForConditionalGeneration(T5Config(vocab_size=256, decoder_start_token_id=0, dropout_rate=0.0, **sizes)).eval()
+
+
+BASES = {"llama": llama, "gpt2": gpt2, "bert": bert, "t5": t5}
+
+
+def random_batch(generator=None):
+    ids = torch.randint(0, 256, (2, 16), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
+def calibration(n):
+    generator = torch.Generator().manual_seed(3)
+    return [random_batch(generator) for _ in range(n)]
 
 
 class Harness:
@@ -55,10 +80,10 @@ class Harness:
 
     def __init__(self, base, techniques, steps=2, lr=1e-2):
         self.techniques = techniques
-        facts = FACTS.model_copy(update={"model_type": base.__name__, "causal": base is not bert})
+        facts = FACTS.model_copy(update={"model_type": base.__name__, "causal": base not in {bert, t5}})
         self.cell = make_cell(steps=steps, lr=lr, facts=facts)
         self.context = Context(
-            cell=self.cell, device=torch.device("cpu"), rank=0, world_size=1, seed=0, base_model=base, calibration=lambda n: []
+            cell=self.cell, device=torch.device("cpu"), rank=0, world_size=1, seed=0, base_model=base, calibration=calibration
         )
         self.model: nn.Module = base()
         torch.manual_seed(1)
@@ -72,10 +97,7 @@ class Harness:
             step = technique.train(step, self.context)
         torch.manual_seed(2)
         self.model.train()
-        losses = []
-        for _ in range(steps):
-            ids = torch.randint(0, 256, (2, 16))
-            losses.append(float(step.run({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})))
+        losses = [float(step.run(random_batch())) for _ in range(steps)]
         self.model.eval()
         return losses
 
