@@ -1,3 +1,6 @@
+from functools import cache
+from tempfile import TemporaryDirectory
+
 import pytest
 import torch
 from torch import nn
@@ -12,10 +15,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from effbench.plugin import Context
+from effbench.plugin import Context, LoadRequest
 from effbench.plugin.discovery import discover
 from effbench.worker import defaults
-from tests.records import FACTS, make_cell
+from tests.records import make_cell
 
 CATALOG = discover()
 
@@ -75,17 +78,40 @@ def calibration(n):
     return [random_batch(generator) for _ in range(n)]
 
 
+@cache
+def source_of(base):
+    """The model in a folder, so that it is loaded as any other and a technique's `load` has its say."""
+    folder = TemporaryDirectory()
+    base().save_pretrained(folder.name)
+    source = CATALOG.model(f"path:{folder.name}")
+    source.folder = folder  # removed with the source
+    return source
+
+
+def cell_of(base, **fields):
+    return make_cell(facts=source_of(base).facts(), **fields)
+
+
 class Harness:
     """load → apply → train → infer by hand, as the trial does it."""
 
     def __init__(self, base, techniques, steps=2, lr=1e-2):
         self.techniques = techniques
-        facts = FACTS.model_copy(update={"model_type": base.__name__, "causal": base not in {bert, t5}})
-        self.cell = make_cell(steps=steps, lr=lr, facts=facts)
+        self.cell = cell_of(base, steps=steps, lr=lr)
+        source, plain = source_of(base), LoadRequest(dtype="float32")
         self.context = Context(
-            cell=self.cell, device=torch.device("cpu"), rank=0, world_size=1, seed=0, base_model=base, calibration=calibration
+            cell=self.cell,
+            device=torch.device("cpu"),
+            rank=0,
+            world_size=1,
+            seed=0,
+            base_model=lambda: source.load(plain, 0),
+            calibration=calibration,
         )
-        self.model: nn.Module = base()
+        request = plain
+        for technique in techniques:
+            request = technique.load(request)
+        self.model: nn.Module = source.load(request, 0)
         torch.manual_seed(1)
         for technique in techniques:
             self.model = technique.apply(self.model, self.context)

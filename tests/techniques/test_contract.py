@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from effbench.worker import checkpoint, defaults
-from tests.techniques.conftest import BASES, CATALOG, Harness, logits_of
+from tests.techniques.conftest import BASES, CATALOG, Harness, cell_of, logits_of
 
 NAMES = CATALOG.techniques.names()
 IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
@@ -14,10 +14,9 @@ IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
 def case(request):
     name, base = request.param
     technique = CATALOG.technique(name, {})
-    harness = Harness(BASES[base], [technique])
-    if reason := technique.unsupported(harness.cell):
+    if reason := technique.unsupported(cell_of(BASES[base])):
         pytest.skip(reason)
-    return technique, BASES[base], harness
+    return technique, BASES[base], Harness(BASES[base], [technique])
 
 
 def trained(technique, harness):
