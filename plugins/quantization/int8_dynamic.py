@@ -58,7 +58,7 @@ class Int8Dynamic(BeforeOrAfter):
         return converted
 
     def store(self, tensors: "dict[str, Tensor]", ctx: Context) -> "dict[str, Tensor]":
-        """Integers and scales as plain tensors, so that a checkpoint is as small as it really can be.
+        """Integers and scales of `quantize_dynamic` as plain tensors, so that a checkpoint is as small as it really can be.
 
         Weights are symmetric per output channel: all zero points are 0 and are not written.
         """
@@ -75,9 +75,20 @@ class Int8Dynamic(BeforeOrAfter):
                 plain[f"{stem}.scale"] = weight.q_per_channel_scales().float()  # float64 of what was found in float32
                 if bias is not None:
                     plain[f"{stem}.bias"] = bias
-            elif hasattr(value, "qdata"):  # torchao's
-                stem = name.removesuffix(".weight")
-                plain[f"{stem}.weight_int8"], plain[f"{stem}.scale"] = value.qdata, value.scale
             elif isinstance(value, torch.Tensor):
                 plain[name] = value
         return plain
+
+    def restore(self, tensors: "dict[str, Tensor]", model: "nn.Module", ctx: Context) -> "dict[str, Tensor]":
+        """Pack integers and scales again."""
+        import torch
+
+        state: dict[str, Any] = dict(tensors)
+        for stem in [name.removesuffix(".weight_int8") for name in tensors if name.endswith(".weight_int8")]:
+            layer: Any = model.get_submodule(stem)
+            values, scale = state.pop(f"{stem}.weight_int8"), state.pop(f"{stem}.scale")
+            zeros = torch.zeros_like(scale, dtype=torch.long)
+            weight = torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0)
+            layer.set_weight_bias(weight, state.pop(f"{stem}.bias", None))
+            state |= {f"{stem}.{key}": value for key, value in layer.state_dict().items()}
+        return state

@@ -118,28 +118,6 @@ def untranspose(model: nn.Module) -> None:
             model.set_submodule(name, layer)
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor that wraps others as those, under its name and theirs."""
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if is_traceable_wrapper_subclass(tensor):
-            plain |= {f"{name}.{part}": getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
-        else:
-            plain[name] = tensor
-    return plain
-
-
-def wrapped(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The inverse of `unwrapped`, into the wrapping tensors that the model has."""
-    state: dict[str, Any] = dict(tensors)
-    for name, tensor in model.state_dict().items():
-        if is_traceable_wrapper_subclass(tensor):
-            for part in tensor.__tensor_flatten__()[0]:
-                getattr(tensor, part).copy_(state.pop(f"{name}.{part}"))
-            state[name] = tensor
-    return state
-
-
 def _floats(groups: Tensor, scale: Tensor, zero: Tensor | float) -> Tensor:
     """(outputs, groups, inputs of a group) → (outputs, inputs)."""
     return ((groups - (zero.unsqueeze(-1) if isinstance(zero, Tensor) else zero)) * scale.unsqueeze(-1)).flatten(1)

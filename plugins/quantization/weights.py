@@ -9,7 +9,7 @@ from pydantic import Field
 from effbench.plugin import Cell, Context, Inference, Technique
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 class PostTraining(Technique):
@@ -26,18 +26,6 @@ class PostTraining(Technique):
     def convert(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """The model with its linear layers converted, in place."""
         raise NotImplementedError
-
-    def store(self, tensors: "dict[str, Tensor]", ctx: Context) -> "dict[str, Tensor]":
-        """A tensor that wraps others (torchao's) is written as those: integers, scales, zero points."""
-        from .layers import unwrapped
-
-        return unwrapped(tensors)
-
-    def restore(self, tensors: "dict[str, Tensor]", model: "nn.Module", ctx: Context) -> "dict[str, Tensor]":
-        """Fill the wrapping tensors of the model again."""
-        from .layers import wrapped
-
-        return wrapped(tensors, model)
 
 
 class BeforeOrAfter(PostTraining):
