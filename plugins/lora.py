@@ -1,6 +1,6 @@
 """LoRA, on peft."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -35,6 +35,17 @@ class LoRA(Technique):
     rslora: bool = Field(default=False, description="scale by alpha / √rank (Kalajdzievski 2023, arXiv 2312.03732)")
     dora: bool = Field(default=False, description="magnitude and direction apart (Liu et al. 2024, arXiv 2402.09353)")
     merged: bool = Field(default=True, description="fold the update into the weights for inference")
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """It trains beside weights that were converted first, not through rounded activations, and merges into no others."""
+        for technique in earlier:
+            if "linear weights" in technique.sets:
+                first = getattr(technique, "at", "infer") == "apply"
+                if first and "activations" in technique.sets:
+                    return f"no gradient passes the activations that {technique.name} rounds: list it behind {self.name}"
+                if not first and self.merged:
+                    return f"{technique.name} converts the weights before {self.name} is merged: list it behind {self.name}"
+        return None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Freeze the model and put the update beside its linear layers."""

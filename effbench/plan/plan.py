@@ -206,12 +206,8 @@ def _reason_to_skip(cell: Cell, techniques: Sequence[Technique], validator: _Val
     for distribution in (d for technique in techniques for d in technique.requires):
         if reason := validator.missing(distribution):
             return reason
-    taken: dict[str, str] = {}
-    for technique in techniques:
-        for setting in technique.sets:
-            if setting in taken:
-                return f"{taken[setting]} and {technique.name} both set {setting}: a stack can have one of them"
-            taken[setting] = technique.name
+    if reason := _conflict(techniques):
+        return reason
     degrees = prod(technique.degree(cell.world_size) for technique in techniques)
     if degrees != cell.world_size and any(technique.dimension for technique in techniques):
         return f"the stack's parallel degrees multiply to {degrees}, not to the world size {cell.world_size}"
@@ -220,6 +216,19 @@ def _reason_to_skip(cell: Cell, techniques: Sequence[Technique], validator: _Val
     if cell.seq_len > cell.facts.context:
         return f"seq_len {cell.seq_len} is beyond the model's context of {cell.facts.context}"
     return next((reason for technique in techniques if (reason := technique.unsupported(cell))), None)
+
+
+def _conflict(techniques: Sequence[Technique]) -> str | None:
+    """Why these techniques cannot be in one stack, or not in this order."""
+    taken: dict[str, str] = {}
+    for place, technique in enumerate(techniques):
+        for setting in technique.sets:
+            if setting in taken:
+                return f"{taken[setting]} and {technique.name} both set {setting}: a stack can have one of them"
+            taken[setting] = technique.name
+        if reason := technique.unsupported_after(techniques[:place]):
+            return reason
+    return None
 
 
 def _split(cell: Cell, techniques: Sequence[Technique]) -> Cell:

@@ -1,7 +1,7 @@
 """Meters turn what a trial did into named values. Metrics carry their unit, direction and definition with them."""
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -73,6 +73,8 @@ class Observation:
     """Phase infer: the object that is timed, and whose quality is measured."""
     prompt: "Tensor | None" = None
     """Phase infer: this rank's share of the prompts, token ids (b, seq_len)."""
+    base_model: "Callable[[], nn.Module] | None" = None
+    """Phase infer: a fresh, untouched copy of the model; loading it takes time and memory, so only `probe` may."""
     cache: Any = None
     """Phase infer, at its end: what the last prefill and decode loop left as their cache."""
 

@@ -4,7 +4,7 @@ A stack is then ordinary function composition in the suite's order. `load` and `
 The harness owns data, loop, clock and synchronisation; a technique never measures itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -99,6 +99,13 @@ class Technique(BaseModel):
         """Why this cell cannot exist with this technique, or None. Called when planning, without torch."""
         return None
 
+    def unsupported_after(self, earlier: "Sequence[Technique]") -> str | None:
+        """Why this technique cannot stand behind those before it in the stack, or None. Called when planning, without torch.
+
+        Their names do not matter: `sets`, `family` and the common options `at` and `merged` tell what they do, and when.
+        """
+        return None
+
     def unsupported_phase(self, cell: Cell, phase: Literal["train", "infer"]) -> str | None:
         """Why one phase must be skipped while the rest is measured, or None. Called when planning, without torch."""
         return None
@@ -125,4 +132,13 @@ class Technique(BaseModel):
 
     def store(self, tensors: "dict[str, Tensor]", ctx: Context) -> "dict[str, Tensor]":
         """What is written to disk: packed, sparse, or as it is."""
+        return tensors
+
+    def restore(self, tensors: "dict[str, Tensor]", model: "nn.Module", ctx: Context) -> "dict[str, Tensor]":
+        """The inverse of `store`: what `model.load_state_dict` takes, made of what `store` gave.
+
+        `model` went through `load`, `apply` and `infer` of the same stack without being trained, and has the same names in its
+        state dict. Where loading alone is not enough (layers of another size, packed weights), change the model here.
+        Techniques are asked in reverse order.
+        """
         return tensors

@@ -119,6 +119,7 @@ class _Trial:
         model = self.request.source.load(load_request, self.request.seed).to(self.device)
         observation.facts["load.duration_s"] = self.clock() - start
         self._end(observation)
+        self.base_parameters = _parameters(model)
         self.checkpoints.remember_base(model)
         return model
 
@@ -129,8 +130,9 @@ class _Trial:
         for technique in self.request.techniques:
             model = _checked(technique, "apply", technique.apply(model, self.context), nn.Module)
         observation.facts["apply.duration_s"] = self.clock() - start
-        observation.facts["parameters.total"] = sum(p.numel() for p in model.parameters())
+        observation.facts["parameters.total"] = _parameters(model)
         self._end(observation)
+        self.checkpoints.remember_base(model)  # what `apply` makes of the base it can make again
         return model
 
     def _train(self, model: nn.Module) -> None:
@@ -175,8 +177,10 @@ class _Trial:
         size = self.checkpoints.full_bytes(inference.model, self.context)
         self._record_quality(inference)
         prompt = self.ranks.rows(self.request.workload.prompts(self.tokenizer, self.cell)).to(self.device)
-        observation = self._begin("infer", inference.model, inference=inference, prompt=prompt)
+        base = self.context.base_model
+        observation = self._begin("infer", inference.model, inference=inference, prompt=prompt, base_model=base)
         observation.facts["checkpoint.bytes"] = size
+        observation.facts["checkpoint.bits_per_weight"] = 8 * size / self.base_parameters
         with torch.inference_mode():
             self._sample_inference(inference, prompt, observation)
         self._end(observation)
@@ -302,6 +306,11 @@ def _checked(technique: Technique, method: str, result: object, expected: type[T
             "a technique's method returns the thing it was given, changed or not"
         )
     return result
+
+
+def _parameters(model: nn.Module) -> int:
+    """How many weights the model has. bitsandbytes packs several into one element and keeps their shape in `quant_state`."""
+    return sum(getattr(getattr(p, "quant_state", None), "shape", p.shape).numel() for p in model.parameters())
 
 
 def _synchronised(clock: Clock) -> Clock:

@@ -7,6 +7,7 @@ from effbench.plugin import Meter, hookimpl
 from .communication import Communication
 from .compiling import Compiling
 from .energy import Energy
+from .fidelity import Fidelity
 from .flops import Flops
 from .latency import Latency
 from .memory import Memory
@@ -18,5 +19,5 @@ from .throughput import Throughput
 @hookimpl
 def register_meters(register: Callable[[type[Meter]], None]) -> None:
     """Register the standard meters."""
-    for meter in (Communication, Compiling, Energy, Flops, Latency, Memory, Size, State, Throughput):
+    for meter in (Communication, Compiling, Energy, Fidelity, Flops, Latency, Memory, Size, State, Throughput):
         register(meter)
