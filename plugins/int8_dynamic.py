@@ -72,6 +72,25 @@ class Int8Dynamic(Technique):
                 plain[name] = value
         return plain
 
+    def restore(self, tensors: "dict[str, Tensor]", model: "nn.Module", ctx: Context) -> "dict[str, Tensor]":
+        """Pack integers and scales again."""
+        import torch
+
+        state: dict[str, Any] = dict(tensors)
+        for stem in [name.removesuffix(".weight_int8") for name in tensors if name.endswith(".weight_int8")]:
+            layer: Any = model.get_submodule(stem)
+            values, scale = state.pop(f"{stem}.weight_int8"), state.pop(f"{stem}.scale")
+            if hasattr(layer.weight, "qdata"):  # torchao's
+                layer.weight.qdata.copy_(values)
+                layer.weight.scale.copy_(scale)
+                state[f"{stem}.weight"] = layer.weight
+            else:
+                zeros = torch.zeros_like(scale, dtype=torch.long)
+                weight = torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0)
+                layer.set_weight_bias(weight, state.pop(f"{stem}.bias", None))
+                state |= {f"{stem}.{key}": value for key, value in layer.state_dict().items()}
+        return state
+
 
 def _convert(model: "nn.Module", ctx: Context) -> "nn.Module":
     import torch

@@ -126,3 +126,12 @@ class Technique(BaseModel):
     def store(self, tensors: "dict[str, Tensor]", ctx: Context) -> "dict[str, Tensor]":
         """What is written to disk: packed, sparse, or as it is."""
         return tensors
+
+    def restore(self, tensors: "dict[str, Tensor]", model: "nn.Module", ctx: Context) -> "dict[str, Tensor]":
+        """The inverse of `store`: what `model.load_state_dict` takes, made of what `store` gave.
+
+        `model` went through `load`, `apply` and `infer` of the same stack without being trained, and has the same names in its
+        state dict. Where loading alone is not enough (layers of another size, packed weights), change the model here.
+        Techniques are asked in reverse order.
+        """
+        return tensors

@@ -15,9 +15,10 @@ from effbench.plugin.model import LoadRequest, ModelSource, Tokenizer
 if TYPE_CHECKING:
     from torch import nn
 
+_ENCODER_DECODERS = frozenset(("mt5", "t5"))
 # Model types that do not predict the next token from those before it alone.
-_NOT_CAUSAL = frozenset(
-    ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "mt5", "roberta", "t5", "xlm-roberta")
+_NOT_CAUSAL = _ENCODER_DECODERS | frozenset(
+    ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 )
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
@@ -54,10 +55,12 @@ class DirectorySource(ModelSource):
 
     def load(self, request: LoadRequest, seed: int) -> "nn.Module":
         """Load with transformers, from this folder alone."""
-        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+        import transformers
 
         self._weights()
-        auto = AutoModelForCausalLM if self.facts().causal else AutoModelForMaskedLM
+        facts = self.facts()
+        head = "CausalLM" if facts.causal else "Seq2SeqLM" if facts.model_type in _ENCODER_DECODERS else "MaskedLM"
+        auto: Any = getattr(transformers, f"AutoModelFor{head}")
         with seeded(seed):
             model: nn.Module = auto.from_pretrained(
                 self.directory(), local_files_only=True, use_safetensors=True, **self._keywords(request)

@@ -48,7 +48,10 @@ def _update(step: TrainStep) -> None:
 
 
 def _logits(current: Inference, ids: Tensor, mask: Tensor) -> Tensor:
-    logits: Tensor = current.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    # An encoder-decoder gives its decoder the labels, one place later.
+    two_stacks = getattr(getattr(current.model, "config", None), "is_encoder_decoder", False)
+    labels = {"labels": ids} if two_stacks else {}
+    logits: Tensor = current.model(input_ids=ids, attention_mask=mask, use_cache=False, **labels).logits
     return logits
 
 

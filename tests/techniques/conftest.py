@@ -1,12 +1,24 @@
+from functools import cache
+from tempfile import TemporaryDirectory
+
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from effbench.plugin import Context
+from effbench.plugin import Context, LoadRequest
 from effbench.plugin.discovery import discover
 from effbench.worker import defaults
-from tests.records import FACTS, make_cell
+from tests.records import make_cell
 
 CATALOG = discover()
 
@@ -47,7 +59,37 @@ def bert():
     return BertForMaskedLM(config).eval()
 
 
-BASES = {"llama": llama, "gpt2": gpt2, "bert": bert}
+def t5():
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+    return T5ForConditionalGeneration(T5Config(vocab_size=256, decoder_start_token_id=0, dropout_rate=0.0, **sizes)).eval()
+
+
+BASES = {"llama": llama, "gpt2": gpt2, "bert": bert, "t5": t5}
+
+
+def random_batch(generator=None):
+    ids = torch.randint(0, 256, (2, 16), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
+def calibration(n):
+    generator = torch.Generator().manual_seed(3)
+    return [random_batch(generator) for _ in range(n)]
+
+
+@cache
+def source_of(base):
+    """The model in a folder, so that it is loaded as any other and a technique's `load` has its say."""
+    folder = TemporaryDirectory()
+    base().save_pretrained(folder.name)
+    source = CATALOG.model(f"path:{folder.name}")
+    source.folder = folder  # removed with the source
+    return source
+
+
+def cell_of(base, **fields):
+    return make_cell(facts=source_of(base).facts(), **fields)
 
 
 class Harness:
@@ -55,12 +97,21 @@ class Harness:
 
     def __init__(self, base, techniques, steps=2, lr=1e-2):
         self.techniques = techniques
-        facts = FACTS.model_copy(update={"model_type": base.__name__, "causal": base is not bert})
-        self.cell = make_cell(steps=steps, lr=lr, facts=facts)
+        self.cell = cell_of(base, steps=steps, lr=lr)
+        source, plain = source_of(base), LoadRequest(dtype="float32")
         self.context = Context(
-            cell=self.cell, device=torch.device("cpu"), rank=0, world_size=1, seed=0, base_model=base, calibration=lambda n: []
+            cell=self.cell,
+            device=torch.device("cpu"),
+            rank=0,
+            world_size=1,
+            seed=0,
+            base_model=lambda: source.load(plain, 0),
+            calibration=calibration,
         )
-        self.model: nn.Module = base()
+        request = plain
+        for technique in techniques:
+            request = technique.load(request)
+        self.model: nn.Module = source.load(request, 0)
         torch.manual_seed(1)
         for technique in techniques:
             self.model = technique.apply(self.model, self.context)
@@ -72,10 +123,7 @@ class Harness:
             step = technique.train(step, self.context)
         torch.manual_seed(2)
         self.model.train()
-        losses = []
-        for _ in range(steps):
-            ids = torch.randint(0, 256, (2, 16))
-            losses.append(float(step.run({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})))
+        losses = [float(step.run(random_batch())) for _ in range(steps)]
         self.model.eval()
         return losses
 

@@ -1,11 +1,10 @@
 """Every technique, parametrised from discovery, none named: the law that each must keep."""
 
-import copy
-
 import pytest
 import torch
 
-from tests.techniques.conftest import BASES, CATALOG, Harness, logits_of
+from effbench.worker import checkpoint, defaults
+from tests.techniques.conftest import BASES, CATALOG, Harness, cell_of, logits_of
 
 NAMES = CATALOG.techniques.names()
 IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
@@ -15,10 +14,9 @@ IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
 def case(request):
     name, base = request.param
     technique = CATALOG.technique(name, {})
-    harness = Harness(BASES[base], [technique])
-    if reason := technique.unsupported(harness.cell):
+    if reason := technique.unsupported(cell_of(BASES[base])):
         pytest.skip(reason)
-    return technique, BASES[base], harness
+    return technique, BASES[base], Harness(BASES[base], [technique])
 
 
 def trained(technique, harness):
@@ -78,9 +76,9 @@ def test_a_causal_model_still_cannot_see_the_future(case):
 
 def test_leaves_no_state_behind(case):
     technique, base, harness = case
-    reference = base()(input_ids=IDS).logits.detach()
+    reference = logits_of(defaults.inference(base()), IDS)
     trained(technique, harness)
-    assert torch.equal(base()(input_ids=IDS).logits.detach(), reference)
+    assert torch.equal(logits_of(defaults.inference(base()), IDS), reference)
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -93,16 +91,18 @@ def test_the_same_seed_gives_the_same_result(case):
     assert torch.equal(logits_of(harness.infer(), IDS), logits_of(again.infer(), IDS))
 
 
-def test_what_is_stored_can_be_written_and_holds_tensors(case, tmp_path):
-    from safetensors.torch import load_file, save_file
+def test_what_is_stored_gives_the_same_logits_when_it_is_read_again(case, tmp_path):
+    technique, base, harness = case
+    inference = trained(technique, harness)
+    expected = logits_of(inference, IDS)
+    checkpoint.save(checkpoint.stored(inference.model, [technique], harness.context), tmp_path / "x.safetensors")
 
-    from effbench.worker.checkpoint import _tensors
-
-    technique, _, harness = case
-    stored = technique.store(_tensors(trained(technique, harness).model), harness.context)
-    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, tmp_path / "x.safetensors")
-    loaded = load_file(tmp_path / "x.safetensors")
-    assert all(torch.equal(loaded[name], copy.copy(tensor)) for name, tensor in stored.items())
+    again = Harness(base, [technique])
+    fresh = again.infer()
+    if technique.unsupported_phase(harness.cell, "train") is None:
+        assert not torch.equal(logits_of(fresh, IDS), expected), "nothing was trained, so nothing is proved"
+    checkpoint.reload(tmp_path / "x.safetensors", fresh.model, [technique], again.context)
+    torch.testing.assert_close(logits_of(fresh, IDS), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_is_documented_with_its_source(case):
