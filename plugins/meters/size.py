@@ -16,7 +16,9 @@ class Size(Meter):
         Metric("checkpoint.bytes", "B", "lower", "safetensors files of the model as inference uses it."),
         Metric("checkpoint.delta_bytes", "B", "lower", "The trained tensors that are not in the base: what to ship beside it."),
         Metric("load.duration_s", "s", "lower", "Loading the model.", "max"),
-        Metric("apply.duration_s", "s", "lower", "Applying the stack before training.", "max"),
+        Metric(
+            "apply.duration_s", "s", "lower", "Applying the stack before training, a teacher's own training included.", "max"
+        ),
         Metric("infer.convert_s", "s", "lower", "Merging and converting after training.", "max"),
     )
 
