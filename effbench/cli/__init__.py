@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, doctor, join, listing, plan, profile, run
+from effbench.cli import board, calibrate, doctor, join, listing, plan, profile, run, tune
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ _COMMANDS = (
     doctor.doctor,
     calibrate.calibrate,
     profile.profile,
+    tune.tune,
     join.join,
 )
 for command in _COMMANDS:

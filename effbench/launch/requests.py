@@ -43,6 +43,7 @@ def trial_request(plan: Plan, cell: Cell, round_number: int) -> dict[str, Any]:
         "seed": seed_of(plan, round_number),
         "meters": plan.suite.meters,
         "probe": round_number == 1,
+        "split": "test",
         "phase_skips": plan.phase_skips.get(cell.id, {}),
         "memory_bytes": None if memory is None else int(memory * 2**30),
     }

@@ -113,6 +113,23 @@ class Claim(_Part):
         return self
 
 
+class Tuning(_Part):
+    """What `effbench tune` saw when it chose a stack's learning rate."""
+
+    metric: str
+    split: Literal["validation"]
+    lr: list[float]
+    scores: list[float]
+    """Of each of them, averaged over the seeds; nan where a trial did not end well."""
+    seeds: list[int]
+    steps: int
+    documents: int
+    model: str
+    workload: str
+    seq_len: int
+    batch_size: int
+
+
 class Suite(_Part):
     """Which stacks to run on which models and workloads, over which axes."""
 
@@ -143,6 +160,8 @@ class Suite(_Part):
     """Which meters measure; all of them when left out."""
     stacks: dict[str, Stack] = Field(min_length=1)
     claims: list[Claim] = []
+    tuning: dict[str, Tuning] = {}
+    """By stack: the evidence for its learning rate, which decides nothing else."""
 
     @field_validator("axes")
     @classmethod
@@ -165,6 +184,7 @@ class Suite(_Part):
             named.append((["claims", str(number), "stack"], claim.stack))
             if claim.relation.startswith("better than "):
                 named.append((["claims", str(number), "relation"], claim.relation.removeprefix("better than ")))
+        named += [(["tuning", name], name) for name in self.tuning]
         for where, name in named:
             if name not in self.stacks:
                 raise mistake(where, str(unknown("stack", name, self.stacks)))

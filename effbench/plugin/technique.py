@@ -5,7 +5,7 @@ The harness owns data, loop, clock and synchronisation; a technique never measur
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -74,6 +74,8 @@ class Context:
     calibration: "Callable[[int], list[Batch]]"
     """n batches of the training split, at the cell's shapes."""
     mesh: "DeviceMesh | None" = None
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a technique carries from one method to a later one, under its name: techniques themselves are frozen."""
 
 
 class Technique(BaseModel):

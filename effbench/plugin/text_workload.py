@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from effbench.plugin.cell import Cell
 from effbench.plugin.errors import InputError
 from effbench.plugin.model import Tokenizer
-from effbench.plugin.workload import Quality, Workload
+from effbench.plugin.workload import HeldOut, Quality, Workload
 from effbench.reference.texts import Document, Splits, data_hash
 
 if TYPE_CHECKING:
@@ -82,15 +82,17 @@ class TextWorkload(Workload):
         needed = cell.batch_size * cell.seq_len
         ids: list[int] = []
         while len(ids) < needed:
-            for passage in self._test_passages():
+            for passage in self._passages("test"):
                 ids += _encoded(passage, tokenizer)[0]
                 if len(ids) >= needed:
                     break
         return torch.tensor(ids[:needed]).view(cell.batch_size, cell.seq_len)
 
-    def quality(self, logits: "Callable[[Tensor, Tensor], Tensor]", tokenizer: Tokenizer, cell: Cell) -> Quality:
+    def quality(
+        self, logits: "Callable[[Tensor, Tensor], Tensor]", tokenizer: Tokenizer, cell: Cell, split: HeldOut = "test"
+    ) -> Quality:
         """Bits per byte and top-1 accuracy; each token predicted once, within windows of seq_len that a start token opens."""
-        passages = self._test_passages()[: cell.quality_documents]
+        passages = self._passages(split)[: cell.quality_documents]
         nats, hits, tokens = [0.0] * len(passages), [0] * len(passages), [0] * len(passages)
         encoded = [_encoded(passage, tokenizer) for passage in passages]
         for rows in _evaluation_batches(encoded, cell):
@@ -112,9 +114,9 @@ class TextWorkload(Workload):
             names=[passage.name for passage in passages],
         )
 
-    def _test_passages(self) -> list[Document]:
+    def _passages(self, split: HeldOut) -> list[Document]:
         """Passages in an order that depends on their names alone, so that the first few are a fair mix."""
-        found = [passage for document in self.splits.test for passage in passages_of(document)]
+        found = [passage for document in getattr(self.splits, split) for passage in passages_of(document)]
         return sorted(found, key=lambda passage: hashlib.sha256(passage.name.encode()).digest())
 
 

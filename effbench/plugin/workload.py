@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from effbench.plugin.cell import Cell
 from effbench.plugin.model import Tokenizer
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from effbench.plugin.technique import Batch
+
+
+HeldOut = Literal["validation", "test"]
+"""Settings are chosen on the one, and boards show the other."""
 
 
 @dataclass(frozen=True)
@@ -52,5 +56,7 @@ class Workload(ABC):
         """Token ids (batch_size, seq_len) of held-out text to prefill, without padding."""
 
     @abstractmethod
-    def quality(self, logits: "Callable[[Tensor, Tensor], Tensor]", tokenizer: Tokenizer, cell: Cell) -> Quality:
-        """Evaluate on the test split. `logits(ids, mask)` maps (B, n) to (B, n, V)."""
+    def quality(
+        self, logits: "Callable[[Tensor, Tensor], Tensor]", tokenizer: Tokenizer, cell: Cell, split: HeldOut = "test"
+    ) -> Quality:
+        """Evaluate on a split that is not trained on. `logits(ids, mask)` maps (B, n) to (B, n, V)."""

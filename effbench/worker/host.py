@@ -196,6 +196,7 @@ class Host:
             workload=self._workloads[cell.workload],
             meters=meters,
             probe=request["probe"],
+            split=request["split"],
             phase_skips=request["phase_skips"],
             ranks=ranks,
             device=device,

@@ -17,7 +17,7 @@ from effbench.plugin.meter import Meter, Observation
 from effbench.plugin.model import LoadRequest, ModelSource
 from effbench.plugin.sampling import Sampler
 from effbench.plugin.technique import Batch, Context, Inference, Technique, TrainStep
-from effbench.plugin.workload import Quality, Workload
+from effbench.plugin.workload import HeldOut, Quality, Workload
 from effbench.worker import defaults
 from effbench.worker.checkpoint import Checkpoints
 from effbench.worker.ranks import Ranks
@@ -46,6 +46,8 @@ class TrialRequest:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     probe: bool = True
     """Whether meters may run the model again for what needs an instrument."""
+    split: HeldOut = "test"
+    """What quality is measured on. On validation a setting is being chosen: nothing that uses the test split happens."""
 
 
 @dataclass
@@ -176,6 +178,9 @@ class _Trial:
         inference = self._convert(model)
         size = self.checkpoints.full_bytes(inference.model, self.context)
         self._record_quality(inference)
+        if self.request.split == "validation":
+            self.outcome.phases["infer"] = "skipped: only its quality was asked for"
+            return
         prompt = self.ranks.rows(self.request.workload.prompts(self.tokenizer, self.cell)).to(self.device)
         base = self.context.base_model
         observation = self._begin("infer", inference.model, inference=inference, prompt=prompt, base_model=base)
@@ -253,7 +258,7 @@ class _Trial:
             return inference.logits(inference, ids.to(self.device), mask.to(self.device)).float().cpu()
 
         with torch.inference_mode():
-            quality = self.request.workload.quality(logits, self.tokenizer, self.cell)
+            quality = self.request.workload.quality(logits, self.tokenizer, self.cell, self.request.split)
         model.train(was_training)
         for name, score in quality.scores.items():
             if not np.isfinite(score):

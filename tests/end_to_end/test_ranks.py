@@ -56,6 +56,7 @@ class BadRank(Technique):
 def register_techniques(register):
     register(BadRank)
 '''
+DISTILLED = 'distilled = [{ technique = "distillation", teacher_steps = 3, hidden = 1.0 }, "ddp"]\n'
 WAYS = ("abort", "raise", "hang", "memory")
 
 
@@ -64,7 +65,9 @@ def outcome(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "bad.py").write_text(BAD)
     stacks = "".join(f'{way} = ["ddp", {{ technique = "bad_rank", how = "{way}" }}]\n' for way in WAYS)
-    text = TWO.format(model=tiny_model).replace("[limits]", "[limits]\nmemory_gb = 2.0") + 'ddp = ["ddp"]\n' + stacks
+    text = (
+        TWO.format(model=tiny_model).replace("[limits]", "[limits]\nmemory_gb = 2.0") + 'ddp = ["ddp"]\n' + DISTILLED + stacks
+    )
     (folder / "small.toml").write_text(text)
     done = effbench("run", "small.toml", "--plugin", "bad.py", "--results", "out", cwd=folder, check=1)
     by_size = {}
@@ -86,6 +89,17 @@ def test_ranks_share_the_batch_and_figures_are_global(outcome):
     assert two["quality"]["before"] == one["quality"]["before"]
     # The same global batches: averaged gradients of the halves are the gradient of the whole.
     assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-4)
+
+
+def test_ranks_share_one_teacher(outcome):
+    _, by_size = outcome
+    one, two = by_size["distilled", 1], by_size["distilled", 2]
+    assert (one["status"], two["status"]) == ("ok", "ok"), two.get("error")
+    # Tuned on halves of the same batches with averaged gradients; teachers of each rank's own would differ.
+    assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-4)
+    assert one["metrics"]["apply.duration_s"]["median"] > by_size["ddp", 1]["metrics"]["apply.duration_s"]["median"]
+    full, student = (by_size[stack, 1]["metrics"]["parameters.total"]["median"] for stack in ("ddp", "distilled"))
+    assert student < full
 
 
 @pytest.mark.parametrize(
