@@ -57,6 +57,7 @@ class NF4(BeforeOrAfter):
 
         kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())  # T5 casts its input to this layer's weight type
         layers = {n: layer for n, layer in linear_layers(model, self.name).items() if kept.isdisjoint(n.split("."))}
+        model.is_loaded_in_4bit = True  # type: ignore[assignment]  # by which peft knows to merge through bitsandbytes
         return replace_each(model, layers, packed)
 
     def restore(self, tensors: "dict[str, Tensor]", model: "nn.Module", ctx: Context) -> "dict[str, Tensor]":
