@@ -21,6 +21,7 @@ class Untouchable(list):
         return super().__iter__()
 
 class Watched(TextWorkload):
+    "Text whose test split is watched."
     name = "watched"
     def read(self):
         text = "one two three four five. " * 40
