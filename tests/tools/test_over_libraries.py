@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     folder = tmp_path_factory.mktemp("tiny")
     config = LlamaConfig(vocab_size=256, num_hidden_layers=2, max_position_embeddings=64, tie_word_embeddings=True, **sizes)
     LlamaForCausalLM(config).save_pretrained(folder)
