@@ -3,7 +3,7 @@
 Both sides live in one process and take turns, call by call: a training step, a prefill, a decode loop, on the same model, batch
 and number of earlier steps. A pair is the median of `--calls` calls of either side; which side goes first changes from call to
 call. Before inference is timed both must have computed the same logits, so that the times are of the same work. Shown are the
-median ratio and its 95 % t interval over pairs; one that lies beyond the target of 1.03 is marked. About three minutes.
+median ratio and its 95 % t interval over pairs; one that lies beyond the target of 1.03 is marked. About two minutes.
 
 Ours goes through `load`, `apply`, `train` and `infer` as a trial composes them; the library's side is by_library.py. peft's
 prompt tuning also runs the head on its virtual positions: there the library does more work for the same logits.
@@ -234,10 +234,10 @@ def main() -> None:
     shipped = Path(effbench.reference.__file__).parent / "tiny-llama"
     parser.add_argument("--model", type=Path, default=shipped, metavar="DIR", help="the shipped one by default")
     parser.add_argument("--rounds", type=int, default=10, help="pairs of each row, 2 at least")
-    parser.add_argument("--calls", type=int, default=5, help="of each side in a pair")
+    parser.add_argument("--calls", type=int, default=3, help="of each side in a pair")
     parser.add_argument("--seq-len", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
