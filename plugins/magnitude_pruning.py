@@ -1,6 +1,6 @@
 """Magnitude pruning of linear layers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from effbench.plugin import Context, Inference, Technique, TrainStep, hookimpl
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 class MagnitudePruning(Technique):
@@ -27,6 +27,13 @@ class MagnitudePruning(Technique):
     sparsity: float = Field(default=0.5, ge=0, lt=1, description="share of the weights that become zero")
     scope: Literal["global", "layer"] = Field(default="global", description="rank weights over all layers, or within each")
     at: Literal["apply", "infer"] = Field(default="apply", description="before training, or after it")
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """Only float weights can be ranked by size and set to zero."""
+        for technique in earlier:
+            if "linear weights" in technique.sets and (self.at == "infer" or getattr(technique, "at", "infer") == "apply"):
+                return f"{technique.name} converts the weights before {self.name} ranks them: list it behind {self.name}"
+        return None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Prune before training."""
@@ -73,16 +80,18 @@ class MagnitudePruning(Technique):
 
 
 def _layers(model: "nn.Module") -> "Iterator[tuple[str, Any]]":
-    """Linear layers (and GPT-2's Conv1D) by name, without adapters beside them and without the head."""
+    """Linear layers (and GPT-2's Conv1D) of the model itself by name: not the head, nor what adapters add."""
     from torch import nn
+    from transformers import PreTrainedModel
     from transformers.pytorch_utils import Conv1D
 
-    head: Tensor | None = None
-    getter = getattr(model, "get_output_embeddings", None)
-    if getter is not None and (output := getter()) is not None:
-        head = output.weight
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and "lora_" not in name and module.weight is not head:
+    inner = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    modules = dict(inner.named_modules())
+    wrappers = [module for module in modules.values() if isinstance(getattr(module, "base_layer", None), nn.Module)]
+    added = {id(part) for wrapper in wrappers for part in wrapper.modules()} - {id(wrapper.base_layer) for wrapper in wrappers}
+    head = inner.get_output_embeddings()
+    for name, module in modules.items():
+        if isinstance(module, nn.Linear | Conv1D) and id(module) not in added and module is not head:
             yield name, module
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import PreTrainedModel
 
 from effbench.plugin import InputError
 
@@ -77,6 +78,21 @@ class RoundedLinear(nn.Linear):
         return linear(x, self.weight + (rounded - self.weight).detach(), self.bias)
 
 
+class OwnTypeLinear(nn.Linear):
+    """A linear layer whose weight's kernel takes inputs of the weight's type alone, so that autocast must not change them."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__(source.in_features, source.out_features, bias=False, device="meta")
+        self.weight, self.bias = source.weight, source.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In the weight's type."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 def replace_each(model: nn.Module, layers: Mapping[str, nn.Module], make: Callable[[Any], nn.Module]) -> nn.Module:
     """Put `make(layer)` where each layer was; their switch between training and evaluation stays as it was."""
     for name, layer in layers.items():
@@ -93,12 +109,13 @@ def linear_layers(model: nn.Module, technique: str, kind: type[nn.Linear] = nn.L
     wrappers = {name: module for name, module in modules.items() if isinstance(getattr(module, "base_layer", None), nn.Module)}
     if any(len(getattr(module, "lora_magnitude_vector", ())) for module in wrappers.values()):
         raise InputError(f"{technique}: unmerged DoRA reads the float weights in every call; merge it first")
+    inside = {id(module) for module in next((m for m in model.modules() if isinstance(m, PreTrainedModel)), model).modules()}
     adapters = {id(part) for module in wrappers.values() for part in module.modules()}
     adapters -= {id(module.base_layer) for module in wrappers.values()}
     found = {
         name: module
         for name, module in modules.items()
-        if type(module) is kind and module is not head and id(module) not in adapters and _is_plain(module.weight)
+        if type(module) is kind and module is not head and id(module) in inside - adapters and _is_plain(module.weight)
     }
     if not found:  # a row of the board that is named after this and measures the untouched model would be a lie
         raise InputError(f"{technique}: no float linear layer to convert; another technique may have converted them")
