@@ -76,6 +76,21 @@ class RoundedLinear(nn.Linear):
         return linear(x, self.weight + (rounded - self.weight).detach(), self.bias)
 
 
+class OwnTypeLinear(nn.Linear):
+    """A linear layer whose weight's kernel takes inputs of the weight's type alone, so that autocast must not change them."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__(source.in_features, source.out_features, bias=False, device="meta")
+        self.weight, self.bias = source.weight, source.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In the weight's type."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 def replace_each(model: nn.Module, found: Mapping[str, nn.Module], make: Callable[[Any], nn.Module]) -> nn.Module:
     """Put `make(layer)` where each layer was; their switch between training and evaluation stays as it was."""
     for name, layer in found.items():
