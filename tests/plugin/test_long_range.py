@@ -173,6 +173,7 @@ def test_names_of_modules_are_struck_out_beside_underscores_but_not_inside_words
     assert struck == "import _, __; __DEBUG last broadcast _.request json5"
 
 
+@pytest.mark.slow
 def test_byte_class_on_the_library_of_this_python(monkeypatch):
     documents = [d for d in texts.library_source() if d.name.partition(".")[0] in {"ast", "email", "http", "json", "queue"}]
     documents += [d for d in texts.library_source() if d.name.startswith(("xml.", "asyncio.", "importlib."))]
