@@ -60,7 +60,6 @@ def build(facts: ModelFacts, request: LoadRequest) -> nn.Module:
         num_attention_heads=facts.heads,
         num_key_value_heads=facts.kv_heads,
         max_position_embeddings=facts.context,
-        initializer_range=facts.hidden**-0.5,  # transformers' 0.02 is for models ten times as wide, and learns far later here
         attn_implementation=request.attention,
         pad_token_id=0,
         bos_token_id=0,

@@ -107,9 +107,7 @@ class ByteClass(AnswerWorkload):
     def __init__(self, argument: str | None = None) -> None:
         super().__init__(argument)
         if not re.fullmatch(r"\d{2,4}", argument if argument is not None else "512", re.ASCII):
-            raise InputError(
-                f"workload byte_class:{argument}: write byte_class:BYTES, from 10 to 9999 (byte_class:512)"
-            )
+            raise InputError(f"workload byte_class:{argument}: write byte_class:BYTES, from 10 to 9999 (byte_class:512)")
         self.size = int(argument or 512)
 
     @property

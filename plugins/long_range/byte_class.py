@@ -52,14 +52,18 @@ def pieces(size: int) -> list[list[tuple[str, str, int]]]:
 
 
 def _balanced(documents: Sequence[Document], size: int, most: int | None) -> list[tuple[str, str, int]]:
-    """As many pieces of each kind as the rarest kind has, in an order that depends on their names alone."""
+    """As many pieces of each kind as the rarest kind has, the kinds taking turns, in an order that their names alone decide."""
     found: dict[str, list[tuple[str, str, int]]] = {kind: [] for kind in KINDS}
     for document in documents:
         kind = _KIND_OF[document.name.partition(".")[0]]
         cut = sorted(_cut(document, size), key=_order)[:most]
         found[kind] += [(name, text, list(KINDS).index(kind)) for name, text in cut]
     count = min(map(len, found.values()))
-    return sorted((piece for of_kind in found.values() for piece in sorted(of_kind, key=_order)[:count]), key=_order)
+    return [
+        piece
+        for one_of_each in zip(*(sorted(of, key=_order)[:count] for of in found.values()), strict=True)
+        for piece in one_of_each
+    ]
 
 
 def _cut(document: Document, size: int) -> Iterator[tuple[str, str]]:

@@ -239,7 +239,7 @@ def test_a_model_trained_from_scratch_has_quality_after_training_alone(model, ru
 @pytest.mark.parametrize("model", ["tiny-decoder", "tiny-encoder"])
 def test_training_on_recall_leaves_chance_behind(model, run_of):
     """Two pairs and no filler: labels, masks and scoring are about the same places."""
-    outcome = run_of(model, workload="recall:2@0", seq_len=8, batch_size=64, steps=120, lr=1e-2, quality_documents=100)
+    outcome = run_of(model, workload="recall:2@0", seq_len=8, batch_size=64, steps=120, lr=3e-3, quality_documents=100)
     assert outcome.status == "ok", outcome.error
     assert outcome.quality["scores"]["accuracy"] > 5 * outcome.quality["chance"]["accuracy"]
 
