@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from effbench.plugin import InputError, Workload, hookimpl
-from effbench.plugin.text_workload import TextWorkload, require_splits
+from effbench.plugin.text_workload import TextWorkload
 from effbench.reference import texts
 from effbench.reference.texts import Document, Splits
+from effbench.store.cache import kept
 
 _GROUP_CHARS = 1000
 
@@ -34,14 +34,9 @@ class Docstrings(TextWorkload):
 
     def read(self) -> Splits:
         """Parsing the whole library takes seconds, so the result is kept in the user's cache folder."""
-        cache = _cache_file()
-        try:
-            parts = json.loads(cache.read_text(encoding="utf-8"))
-            return require_splits(Splits(*([Document(**item) for item in part] for part in parts)), self.label)
-        except (OSError, ValueError, TypeError):  # none yet, or not what was written: made again
-            splits = texts.split(texts.unseen_docstrings())
-        _write_cache(cache, splits)
-        return splits
+        made_by = sys.version.encode() + Path(texts.__file__).read_bytes()
+        parts = kept("docstrings", made_by, _unseen_docstrings)
+        return Splits(*([Document(**item) for item in part] for part in parts))
 
 
 class OwnText(TextWorkload):
@@ -115,22 +110,8 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _cache_file() -> Path:
-    from platformdirs import user_cache_dir
-
-    made_by = hashlib.sha256(sys.version.encode() + Path(texts.__file__).read_bytes()).hexdigest()[:16]
-    return Path(user_cache_dir("effbench")) / f"docstrings-{made_by}.json"
-
-
-def _write_cache(file: Path, splits: Splits) -> None:
-    from effbench.store.store import write_atomic
-
-    content = json.dumps([[document.__dict__ for document in part] for part in splits]).encode()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, content)
-    except (OSError, InputError) as error:  # slower next time, and nothing else
-        logging.getLogger(__name__).warning("text cache %s is not written: %s", file, error.__cause__ or error)
+def _unseen_docstrings() -> list[list[dict[str, str]]]:
+    return [[dict(vars(document)) for document in part] for part in texts.split(texts.unseen_docstrings())]
 
 
 @hookimpl

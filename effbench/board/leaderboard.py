@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from effbench.board.chance import chance_notes
 from effbench.board.frame import load
 from effbench.board.rows import Row, common_shapes, log_ratios, rows_of
 from effbench.board.stats import MIN_ROUNDS, holm_intervals
 from effbench.board.table import Table
 from effbench.board.verdict import clearly_better
+from effbench.plugin.workload import higher_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +38,12 @@ class QualitySettings(BaseModel):
 
     metric: str = "bits_per_byte"
     floor: float | None = None
-    better: Literal["lower", "higher"] = "lower"
+    better: Literal["lower", "higher"] | None = None
+
+    @property
+    def direction(self) -> Literal["lower", "higher"]:
+        """As the suite says, or as the score's name does."""
+        return self.better or ("higher" if higher_is_better(self.metric) else "lower")
 
 
 class Settings(BaseModel):
@@ -128,7 +135,7 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
     settings, problems = _settings(frame, given)
     rows = rows_of(frame)
     baseline = settings.baseline or next((row.stack for row in rows if row.techniques == "untouched"), None)
-    table = Table(rows, baseline, settings.delta, settings.quality.metric, settings.quality.better)
+    table = Table(rows, baseline, settings.delta, settings.quality.metric, settings.quality.direction)
     by = settings.ranking.by or _first_measured(rows)
     unranked = _unranked(table, settings.quality, by)
     ranks = _ranks(table, by, settings, unranked)
@@ -148,7 +155,17 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
         quality_metric=settings.quality.metric,
         world_size=int(trial["world_size"]),
         notes=list(
-            dict.fromkeys([*problems, *_round_notes(counts), *table.notes, *_rank_notes(rows, trial), *_losses(rows), *notes])
+            dict.fromkeys(
+                [
+                    *problems,
+                    *_round_notes(counts),
+                    *table.notes,
+                    *chance_notes(rows, settings.quality.metric, unranked, baseline),
+                    *_rank_notes(rows, trial),
+                    *_losses(rows),
+                    *notes,
+                ]
+            )
         ),
         rows=ranked,
         cells={row.label: tuple(sorted(row.cells)) for row in rows},
@@ -184,13 +201,15 @@ def _unranked(table: Table, quality: QualitySettings, by: str | None) -> dict[st
         ratio = reference[row.label]
         if row.reference or not row.values:
             reasons[row.label] = ""  # its label, or its status, says it
+        elif chance := table.not_above_chance(row):
+            reasons[row.label] = chance
         elif by is None or not row.shapes(by):
             reasons[row.label] = f"no {by}" if by else "nothing to rank by"
         elif quality.floor is not None and ratio is None and measured:
             reasons[row.label] = "no quality measured"
         elif quality.floor is not None and ratio is not None:
-            worse = ratio if quality.better == "lower" else 1 / ratio
-            if worse > quality.floor:
+            worse = ratio > quality.floor if quality.direction == "lower" else ratio < 1 / quality.floor
+            if worse:
                 reasons[row.label] = "below quality floor"
     return reasons
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -55,8 +55,13 @@ class Row:
     """Hashes of the text that quality was measured on."""
 
     def shapes(self, metric: str) -> set[Shape]:
-        """Where the metric was measured; zeros and negatives have no ratio."""
-        return {trial.shape for trial, value in self.values.get(metric, {}).items() if value > 0}
+        """Where the metric was measured; zeros and negatives have no ratio. A score may be 0: it is a result like any other."""
+        score = metric.startswith("quality.")
+        return {trial.shape for trial, value in self.values.get(metric, {}).items() if value > 0 or score}
+
+    def any_value(self, metric: str) -> float | None:
+        """Of a metric that is the same in every trial; None where there is none."""
+        return next(iter(self.values.get(metric, {}).values()), None)
 
     def rounds(self) -> set[int]:
         """Rounds with at least one good trial."""
@@ -167,7 +172,7 @@ def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -
     rounds = sorted(mine.keys() & theirs.keys())
     if not rounds:
         return None
-    pairs = [[_per_sample(r, name, number, shapes) for number in rounds] for r in (row, baseline)]
+    pairs = [[per_sample(r, name, number, shapes) for number in rounds] for r in (row, baseline)]
     scores = [scores for of_row in pairs for scores in of_row if scores is not None]
     if len(scores) < 2 * len(rounds) or any(s[0] != scores[0][0] for s in scores):  # missing, or of other documents
         estimate = fmean(mine[number] - theirs[number] for number in rounds)
@@ -189,9 +194,13 @@ Scores = tuple[tuple[str, ...], Array, Array]
 """Names, scores and weights of samples."""
 
 
-def _per_sample(row: Row, name: str, number: int, shapes: set[Shape]) -> Scores | None:
+Kind = Literal["per_sample", "chance"]
+"""The row's own scores, or those of the best constant prediction on the same samples."""
+
+
+def per_sample(row: Row, name: str, number: int, shapes: set[Shape], kind: Kind = "per_sample") -> Scores | None:
     """Scores by document, averaged over shapes: the documents are the same whatever the shape of training was."""
-    found = [_read_scores(row.samples.get((number, shape), ""), name) for shape in sorted(shapes)]
+    found = [_read_scores(row.samples.get((number, shape), ""), name, kind) for shape in sorted(shapes)]
     good = [scores for scores in found if scores is not None]
     if not good or len(good) < len(found) or any(scores[0] != good[0][0] for scores in good):
         return None
@@ -199,12 +208,12 @@ def _per_sample(row: Row, name: str, number: int, shapes: set[Shape]) -> Scores 
 
 
 @lru_cache(maxsize=4096)
-def _read_scores(file: str, name: str) -> Scores | None:
+def _read_scores(file: str, name: str, kind: Kind) -> Scores | None:
     """A sidecar's scores, None where it is missing or not of this form: the board then has no interval, but it has a board."""
     try:
         quality = read_samples(Path(file))["quality"]
         names = tuple(map(str, quality["names"]))
-        scores, weights = (np.asarray(x, dtype=float) for x in (quality["per_sample"][name], quality["weights"]))
+        scores, weights = (np.asarray(x, dtype=float) for x in (quality[kind][name], quality["weights"]))
     except Exception:  # noqa: BLE001 - zstd, JSON and every shape of wrong content, from files that anyone may have written
         return None
     return (names, scores, weights) if scores.shape == weights.shape == (len(names),) and weights.sum() > 0 else None

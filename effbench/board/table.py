@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from effbench.board.chance import chance, not_above_chance
 from effbench.board.rows import Row, Shape, common_shapes, log_ratios, quality_difference
 from effbench.board.stats import MIN_ROUNDS, Interval, QualityDraws, holm, holm_intervals
 from effbench.board.verdict import QUALITY, SIZE, SPEED, UNCLEAR, Better, Words, verdict
@@ -39,7 +40,7 @@ MEASURES = (
     Measure("delta", "checkpoint.delta_bytes", "lower", SIZE, exact=True),
     Measure("kv_cache", "infer.kv_cache_bytes", "lower", SIZE, exact=True),
 )
-_QUALITY_COLUMNS = ["quality", "quality_difference", "quality_low", "quality_high", "quality_verdict"]
+_QUALITY_COLUMNS = ["quality", "quality_chance", "quality_difference", "quality_low", "quality_high", "quality_verdict"]
 
 
 def columns() -> list[str]:
@@ -97,7 +98,13 @@ class Table:
         """Quality relative to the baseline's, or None where it cannot be compared."""
         base = self._base[row.label]
         mine, theirs = self._quality_of(row), base and self._quality_of(base)
-        return mine / theirs if mine and theirs else None
+        return None if mine is None or not theirs else mine / theirs
+
+    def not_above_chance(self, row: Row) -> str | None:
+        """Why a row's score shows nothing, or None: see `chance`."""
+        if row not in self._quality_rows:
+            return None
+        return not_above_chance(row, self.quality_name, self._quality_shapes, self.quality_better)
 
     def _measure(self, measure: Measure, cells: dict[str, dict[str, Any]]) -> None:
         shapes = common_shapes(self.rows, measure.metric)
@@ -132,7 +139,7 @@ class Table:
         differences: dict[str, tuple[QualityDraws, float]] = {}
         for row in self._quality_rows:
             base = self._base[row.label]
-            cells[row.label]["quality"] = self._quality_of(row)
+            cells[row.label] |= {"quality": self._quality_of(row), "quality_chance": chance(row, self.quality_name)}
             if base is row and self._quality_of(row) is not None:
                 cells[row.label] |= {"quality_difference": 0.0, "quality_verdict": "baseline"}
             elif base is not None and base in self._quality_rows and (reference := self._quality_of(base)):

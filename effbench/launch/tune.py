@@ -12,6 +12,7 @@ from effbench.plan.plan import Plan
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
 from effbench.plugin.launcher import Launcher
+from effbench.plugin.workload import higher_is_better
 
 CANDIDATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Where a sweep begins; it goes on beyond an end that turns out best."""
@@ -107,11 +108,6 @@ def best_of(scores: dict[float, float], metric: str) -> float | None:
     sign = -1 if higher_is_better(metric) else 1
     finite = {lr: sign * score for lr, score in sorted(scores.items()) if math.isfinite(score)}
     return min(finite, key=lambda lr: finite[lr], default=None)
-
-
-def higher_is_better(metric: str) -> bool:
-    """Accuracies grow with quality; bits, losses and perplexities fall."""
-    return metric.endswith("accuracy")
 
 
 def beyond(scores: dict[float, float], metric: str) -> list[float]:

@@ -44,7 +44,7 @@ def _seconds(cell: Cell, phase_skips: Mapping[str, str]) -> float:
     if "train" not in phase_skips:
         total += 3 * per_token * batch * cell.steps / rate + quality
     if "infer" not in phase_skips:
-        once = per_token * (batch + cell.batch_size * cell.new_tokens) / rate
+        once = per_token * (batch + cell.batch_size * cell.decode_steps) / rate
         floor = max(cell.sampling.min_seconds, cell.sampling.min_samples * once)
         total += quality + min(2 * floor, cell.sampling.max_seconds * 2 + once)
     return total

@@ -66,10 +66,11 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
     for cell in _expand(suite, models, facts, workloads, device, only_stacks, single):
         techniques = validator.techniques(cell)
         cell = _split(cell, techniques)  # noqa: PLW2901 - the same cell, now with its share of the batch
-        if reason := _reason_to_skip(cell, techniques, validator):
+        workload = workload_objects[workloads[cell.workload]]
+        if reason := _reason_to_skip(cell, techniques, validator) or workload.unsupported(cell):
             skips.append(Skip(cell, reason))
             continue
-        reasons = _phase_reasons(cell, techniques, workload_objects[workloads[cell.workload]].phases)
+        reasons = _phase_reasons(cell, techniques, workload.phases)
         if len(reasons) == len(PHASES):
             asked = [f"no {phase}: {reason}" for phase, reason in reasons.items() if phase in cell.phases]
             skips.append(Skip(cell, "; ".join(asked)))
@@ -259,7 +260,7 @@ def _phase_reasons(cell: Cell, techniques: Sequence[Technique], workload_phases:
             reasons[phase] = f"workload {cell.workload} has no {phase} phase"
         elif reason := next((r for t in techniques if (r := t.unsupported_phase(cell, phase))), None):
             reasons[phase] = reason
-    if "infer" not in reasons and cell.seq_len + cell.new_tokens > cell.facts.context:
+    if "infer" not in reasons and cell.facts.causal and cell.seq_len + cell.new_tokens > cell.facts.context:
         reasons["infer"] = f"prompt and new tokens pass the model's context of {cell.facts.context}"
     return reasons
 

@@ -92,6 +92,11 @@ class Cell(BaseModel):
         return f"{slug}-{hashlib.sha256(canonical_json(self.model_dump(mode='json')).encode()).hexdigest()[:8]}"
 
     @property
+    def decode_steps(self) -> int:
+        """Steps after the first token, which prefill gives; none of a model that does not predict the next token."""
+        return self.new_tokens - 1 if self.facts.causal else 0
+
+    @property
     def paired_batch(self) -> int:
         """The batch size at which a stack and its baseline are compared: under weak scaling, that of one data-parallel rank."""
         return self.batch_size // self.data_ranks if self.scaling == "weak" else self.batch_size

@@ -39,7 +39,9 @@ class ModelSource(ABC):
 
     name: ClassVar[str]
     trained: ClassVar[bool] = True
-    """False for random weights: quality is then not applicable."""
+    """False for random weights: quality is then not applicable, unless the model is trained `from_scratch`."""
+    from_scratch: ClassVar[bool] = False
+    """Random weights, drawn anew in each round, that a suite's training is meant to teach all they will know."""
 
     def __init__(self, argument: str | None = None, *, trust_remote_code: bool = False) -> None:
         self.argument = argument

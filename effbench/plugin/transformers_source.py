@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _ENCODER_DECODERS = frozenset(("mt5", "t5"))
 # Model types that do not predict the next token from those before it alone.
 _NOT_CAUSAL = _ENCODER_DECODERS | frozenset(
-    ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
+    (
+        *("albert", "bert", "big_bird", "camembert", "convbert", "deberta-v2", "distilbert", "electra", "eurobert"),
+        *("longformer", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"),
+    )
 )
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 

@@ -22,6 +22,8 @@ class QualityScores(_Strict):
 
     scores: dict[str, float]
     before: dict[str, float] = {}
+    chance: dict[str, float] = {}
+    """What the best constant prediction scores, chosen on the training split; empty where the workload does not know."""
     n: int
     """Documents."""
 

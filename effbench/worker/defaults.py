@@ -24,9 +24,12 @@ def train_step(model: nn.Module, trainable: Sequence[nn.Parameter], cell: Cell) 
     return TrainStep(model, optimizer, schedule, _loss, _forward_backward, _update)
 
 
-def inference(model: nn.Module) -> Inference:
-    """The model's own forward pass and KV cache, as transformers defines them."""
-    return Inference(model, _logits, _prefill, _decode)
+def inference(model: nn.Module, *, causal: bool = True) -> Inference:
+    """The model's own forward pass and KV cache, as transformers defines them.
+
+    A model that is not causal has no cache and no next token: its prefill is its whole forward pass, and nothing decodes.
+    """
+    return Inference(model, _logits, _prefill, _decode) if causal else Inference(model, _logits, _forward, _no_decode)
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -58,6 +61,14 @@ def _logits(current: Inference, ids: Tensor, mask: Tensor) -> Tensor:
 def _prefill(current: Inference, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
     output = current.model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
     return output.logits[:, -1], output.past_key_values
+
+
+def _forward(current: Inference, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
+    return current.logits(current, ids, mask)[:, -1], None
+
+
+def _no_decode(current: Inference, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    raise TypeError(f"{type(current.model).__name__} is not causal: it has no decoding step")
 
 
 def _decode(current: Inference, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:

@@ -17,7 +17,7 @@ from effbench.plugin.meter import Meter, Observation
 from effbench.plugin.model import LoadRequest, ModelSource
 from effbench.plugin.sampling import Sampler
 from effbench.plugin.technique import Batch, Context, Inference, Technique, TrainStep
-from effbench.plugin.workload import HeldOut, Quality, Workload
+from effbench.plugin.workload import HeldOut, Quality, Workload, weighted_mean
 from effbench.worker import defaults
 from effbench.worker.checkpoint import Checkpoints
 from effbench.worker.ranks import Ranks
@@ -145,7 +145,7 @@ class _Trial:
         step = defaults.train_step(model, trainable, self.cell)
         for technique in self.request.techniques:
             step = _checked(technique, "train", technique.train(step, self.context), TrainStep)
-        before = self._quality(defaults.inference(step.model))
+        before = self._quality(self._plain_inference(step.model)) if self.request.source.trained else None
         batches = self._batches(self.cell.steps)
         self._seed(self.ranks.data_rank)  # dropout differs between shares of a batch
         step.model.train()
@@ -194,40 +194,47 @@ class _Trial:
     def _convert(self, model: nn.Module) -> Inference:
         observation = self._begin("convert", model)
         start = self.clock()
-        inference = defaults.inference(model)
+        inference = self._plain_inference(model)
         for technique in self.request.techniques:
             inference = _checked(technique, "infer", technique.infer(inference, self.context), Inference)
         observation.facts["infer.convert_s"] = self.clock() - start
         self._end(observation)
         return inference
 
+    def _plain_inference(self, model: nn.Module) -> Inference:
+        return defaults.inference(model, causal=self.cell.facts.causal)
+
     def _sample_inference(self, inference: Inference, ids: Tensor, observation: Observation) -> None:
         """Prefill and decode in turn, each timed by itself, until both are known well enough."""
         mask = torch.ones_like(ids)
         prefills, decodes = Sampler(self.cell.sampling), Sampler(self.cell.sampling)
+        samplers = [prefills, decodes] if self.cell.decode_steps else [prefills]
         reason = None
 
         def prefill() -> tuple[Tensor, Any]:
             return inference.prefill(inference, ids, mask)
 
         def decode(logits: Tensor, cache: Any) -> Any:
-            for _ in range(self.cell.new_tokens - 1):
+            for _ in range(self.cell.decode_steps):
                 logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
             return cache
 
         while reason is None:
             seconds, (logits, cache) = self._timed(prefill)
             prefills.add(seconds)
-            seconds, observation.cache = self._timed(partial(decode, logits, cache))
-            decodes.add(seconds)
+            if self.cell.decode_steps:
+                seconds, observation.cache = self._timed(partial(decode, logits, cache))
+                decodes.add(seconds)
             # Every rank sees the same durations, so all stop after the same sample.
-            reasons = prefills.enough(), decodes.enough()
+            reasons = [sampler.enough() for sampler in samplers]
             reason = "cap" if "cap" in reasons else "interval" if all(reasons) else None
         observation.samples["prefill"] = prefills.samples
         observation.stopped = dict.fromkeys(("prefill", "decode", "end_to_end"), reason)
-        if self.cell.new_tokens > 1:
+        if self.cell.decode_steps:
             observation.samples["decode"] = decodes.samples
-        observation.samples["end_to_end"] = [p + d for p, d in zip(prefills.samples, decodes.samples, strict=True)]
+            observation.samples["end_to_end"] = [p + d for p, d in zip(prefills.samples, decodes.samples, strict=True)]
+        elif not self.cell.facts.causal:
+            self.outcome.phases["decode"] = f"skipped: {self.cell.facts.model_type} does not predict the next token"
 
     def _timed(self, action: Callable[[], T]) -> tuple[float, T]:
         """Seconds of the slowest rank, all starting together, and this rank's result."""
@@ -239,15 +246,17 @@ class _Trial:
     def _record_quality(self, inference: Inference) -> None:
         before = (self.outcome.quality or {}).get("before", {})
         if quality := self._quality(inference):
-            self.outcome.quality = {"scores": quality.scores, "before": before, "n": len(quality.names)}
+            chance = {name: weighted_mean(values, quality.weights) for name, values in quality.chance.items()}
+            self.outcome.quality = {"scores": quality.scores, "before": before, "chance": chance, "n": len(quality.names)}
             self.outcome.samples["quality"] = {
                 "names": quality.names,
                 "weights": quality.weights,
                 "per_sample": quality.per_sample,
+                "chance": quality.chance,
             }
 
     def _quality(self, inference: Inference) -> Quality | None:
-        if not self.request.source.trained:
+        if not (self.request.source.trained or self.request.source.from_scratch):
             self.outcome.quality_absent = "not applicable: the model's weights are random"
             return None
         self.announce("quality")

@@ -43,7 +43,8 @@ class Energy(Meter):
         steps, loops = (len(observation.samples.get(name, ())) for name in ("step", "prefill"))
         name, count = ("train.step_energy_j", steps)
         if observation.phase == "infer":
-            name, count = "infer.token_energy_j", loops * observation.cell.batch_size * observation.cell.new_tokens
+            cell = observation.cell
+            name, count = "infer.token_energy_j", loops * cell.batch_size * cell.new_tokens if cell.facts.causal else 0
         return {name: Summary(median=joules / count, unit="J")} if count else {}
 
 

@@ -35,6 +35,8 @@ class Fidelity(Meter):
             return {}
         import torch
 
+        from effbench.worker import defaults
+
         inference, ids = observation.inference, observation.prompt
         vocabulary = observation.cell.facts.vocab
         ids = ids[: max(1, min(_TOKENS, _LOGITS // vocabulary) // ids.shape[1])]
@@ -44,8 +46,8 @@ class Fidelity(Meter):
             with torch.inference_mode(), unchanged(inference.model):
                 # Row by row, and moved away at once: the base comes after, for every rank takes part in the first of the two.
                 ours = [inference.logits(inference, row, torch.ones_like(row)).float().cpu() for row in ids.split(1)]
-                base = observation.base_model()
-                theirs = [base(input_ids=row, attention_mask=torch.ones_like(row)).logits.float().cpu() for row in ids.split(1)]
+                base = defaults.inference(observation.base_model())
+                theirs = [base.logits(base, row, torch.ones_like(row)).float().cpu() for row in ids.split(1)]
         except (MemoryError, torch.OutOfMemoryError):
             return {}
         if ours[0].shape != theirs[0].shape:

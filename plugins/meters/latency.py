@@ -13,7 +13,7 @@ class Latency(Meter):
     name: ClassVar = "latency"
     metrics: ClassVar = (
         Metric("train.step_s", "s", "lower", "One optimisation step: forward, backward, update; no data loading."),
-        Metric("infer.prefill_s", "s", "lower", "Time to first token: the whole prompt batch once."),
+        Metric("infer.prefill_s", "s", "lower", "Time to first token: the whole prompt batch once, or a forward pass."),
         Metric("infer.decode_token_s", "s", "lower", "Time per output token after the first: decode loop / (new tokens - 1)."),
         Metric("infer.end_to_end_s", "s", "lower", "Prefill plus the whole decode loop."),
     )
@@ -24,7 +24,7 @@ class Latency(Meter):
         for name, metric, scale in (
             ("step", "train.step_s", 1),
             ("prefill", "infer.prefill_s", 1),
-            ("decode", "infer.decode_token_s", observation.cell.new_tokens - 1),
+            ("decode", "infer.decode_token_s", observation.cell.decode_steps),
             ("end_to_end", "infer.end_to_end_s", 1),
         ):
             if samples := observation.samples.get(name):

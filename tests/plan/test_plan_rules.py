@@ -1,5 +1,6 @@
 """Rules of planning that need models and workloads of their own."""
 
+import json
 import time
 
 import pytest
@@ -156,3 +157,29 @@ def test_the_estimate_of_each_cell_adds_up(catalog):
     guess = estimate(planned, 2, {planned.cells[0].id: 30.0})
     assert guess.seconds[planned.cells[0].id] == 30
     assert guess.minutes == pytest.approx(2 * sum(guess.seconds.values()) / 60)
+
+
+def test_a_workload_says_which_cells_it_does_not_have(catalog):
+    planned = plan(suite(axes={"seq_len": [40, 48]}, models=["tiny-encoder"], workloads=["recall:4@32"]), catalog)
+    assert [cell.seq_len for cell in planned.cells] == [48]
+    [skip] = planned.skips
+    assert skip.reason == "workload recall:4@32 needs a seq_len of at least 48, not 40"
+
+
+def test_new_tokens_need_room_only_where_there_are_any(catalog, tmp_path):
+    shape = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 256,
+        "max_position_embeddings": 64,
+    }
+    for kind in ("bert", "llama"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "config.json").write_text(json.dumps(shape | {"model_type": kind}))
+    models = [f"path:{tmp_path / kind}" for kind in ("bert", "llama")]
+    planned = plan(suite(axes={"seq_len": [64]}, models=models, workloads=["docs"]), catalog)
+    bert, llama = planned.cells
+    assert bert.id not in planned.phase_skips
+    assert "infer" in planned.phase_skips[llama.id]
+    assert (bert.decode_steps, llama.decode_steps) == (0, llama.new_tokens - 1)

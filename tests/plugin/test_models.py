@@ -207,3 +207,62 @@ def test_a_folders_own_tokenizer_is_used_without_special_tokens(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="tokenizer cannot be loaded"):
         CATALOG.model(f"path:{tmp_path}").tokenizer()
+
+
+FROM_SCRATCH = pytest.mark.parametrize("name", ["tiny-decoder", "tiny-encoder"])
+
+
+@FROM_SCRATCH
+def test_models_from_scratch_have_the_weights_of_the_seed(name):
+    source = CATALOG.model(name)
+    one, same, other = (source.load(LoadRequest(dtype="float32"), seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(one.previous.weight, other.previous.weight)
+    assert source.from_scratch
+    assert not source.trained
+    with pytest.raises(InputError, match="takes no argument"):
+        CATALOG.model(f"{name}:4").facts()
+
+
+@FROM_SCRATCH
+def test_the_facts_of_a_model_from_scratch_are_its_configs(name, tmp_path):
+    source = CATALOG.model(name)
+    source.load(LoadRequest(dtype="float32"), 0).save_pretrained(tmp_path)
+    assert read_facts(tmp_path / "config.json", "x") == source.facts()
+    assert source.facts().causal == (name == "tiny-decoder")
+
+
+@FROM_SCRATCH
+def test_the_token_before_reaches_a_token_and_attention_goes_through_the_interface(name):
+    from transformers import AttentionInterface
+
+    calls = []
+
+    def nothing(module, query, key, value, mask, **keywords):
+        calls.append(getattr(module, "is_causal", None))
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    AttentionInterface.register("effbench-test-nothing", nothing)
+    source = CATALOG.model(name)
+    model = source.load(LoadRequest(dtype="float32", attention="effbench-test-nothing"), 0)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        one = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        ids[0, 1] = 9
+        other = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    changed = (one != other).any(-1)[0].tolist()
+    assert changed == [False, True, True, False], "without attention a token sees itself and the one before"
+    assert calls == [source.facts().causal] * 4
+
+
+def test_the_token_shift_decodes_as_it_reads():
+    model = CATALOG.model("tiny-decoder").load(LoadRequest(dtype="float32"), 0)
+    ids = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        full = model(input_ids=ids).logits
+        output = model(input_ids=ids[:, :8], use_cache=True)
+        stepped = [output.logits[:, -1]]
+        for place in range(8, 12):
+            output = model(input_ids=ids[:, place : place + 1], past_key_values=output.past_key_values, use_cache=True)
+            stepped.append(output.logits[:, -1])
+    torch.testing.assert_close(torch.stack(stepped, 1), full[:, 7:], atol=1e-5, rtol=1e-5)

@@ -8,7 +8,9 @@ from effbench.plugin import InputError
 from effbench.plugin.discovery import discover
 from effbench.plugin.text_workload import TextWorkload, passages_of
 from effbench.plugin.transformers_source import ByteTokenizer
+from effbench.reference import texts
 from effbench.reference.texts import Document, Splits
+from effbench.store import cache
 from tests.records import make_cell
 
 CATALOG = discover()
@@ -121,22 +123,26 @@ def test_text_that_cannot_be_used_says_why(tmp_path, name, content, words):
 
 
 def test_an_unreadable_cache_is_made_again(tmp_path, monkeypatch):
-    import effbench_plugins.text_workloads as module
-
-    monkeypatch.setattr(module, "_cache_file", lambda: tmp_path / "deep" / "cache.json")
-    monkeypatch.setattr(module.texts, "unseen_docstrings", lambda: [Document(f"m:{i}", f"text {i}") for i in range(40)])
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path / "deep")
+    monkeypatch.setattr(texts, "unseen_docstrings", lambda: [Document(f"m:{i}", f"text {i}") for i in range(40)])
     first = CATALOG.workload("docstrings").splits
-    (tmp_path / "deep" / "cache.json").write_text("[[{")
+    [file] = (tmp_path / "deep").iterdir()
+    file.write_text("[[{")
     assert CATALOG.workload("docstrings").splits == first
-    assert json.loads((tmp_path / "deep" / "cache.json").read_text())
+    assert json.loads(file.read_text())
+
+
+def test_a_readable_cache_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path)
+    assert cache.kept("x", b"a", lambda: [1]) == [1]
+    assert cache.kept("x", b"a", lambda: [2]) == [1]
+    assert cache.kept("x", b"b", lambda: [2]) == [2]
 
 
 def test_a_cache_that_cannot_be_written_costs_time_and_one_warning(tmp_path, monkeypatch, caplog):
-    import effbench_plugins.text_workloads as module
-
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(module, "_cache_file", lambda: tmp_path / "file" / "cache.json")
-    monkeypatch.setattr(module.texts, "unseen_docstrings", lambda: [Document(f"m:{i}", f"text {i}") for i in range(40)])
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path / "file")
+    monkeypatch.setattr(texts, "unseen_docstrings", lambda: [Document(f"m:{i}", f"text {i}") for i in range(40)])
     assert all(CATALOG.workload("docstrings").splits)
     assert len(caplog.messages) == 1
     assert "is not written" in caplog.messages[0]

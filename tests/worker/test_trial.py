@@ -10,6 +10,9 @@ from effbench.plugin.discovery import discover
 from effbench.worker import trial
 from tests.end_to_end.conftest import TINY
 from tests.records import FACTS, make_cell
+from tests.techniques.conftest import BASES
+
+CATALOG = discover()
 
 
 class Clock:
@@ -101,6 +104,24 @@ def run(tmp_path):
     return go
 
 
+@pytest.fixture
+def run_of(tmp_path):
+    """A trial of whole meters, of a model named by its source; the workload's quality is real where one is given."""
+
+    def go(model, stack=(), workload=None, **changes):
+        catalog, source = discover(), CATALOG.model(model)
+        techniques = [catalog.technique(name, {}) for name in stack]
+        fields = {"batch_size": 3, "seq_len": 20, "steps": 3, "new_tokens": 5, "sampling": {"max_seconds": 0.01}} | changes
+        cell = make_cell(facts=source.facts(), **fields)
+        meters = [catalog.meters.get(name)() for name in catalog.meters.names()]
+        skips = {p: r for p in ("train", "infer") for t in techniques if (r := t.unsupported_phase(cell, p))}
+        workload = CATALOG.workload(workload) if workload else Counted(Clock())
+        request = trial.TrialRequest(cell, 1, techniques, source, workload, meters, skips)
+        return trial.run(request, lambda phase: None)
+
+    return go
+
+
 def value(outcome, name):
     return outcome.metrics[name]["median"]
 
@@ -183,3 +204,51 @@ def test_memory_of_inference_does_not_contain_the_optimizer(run):
     outcome = run(sampling={"max_seconds": 0.001})
     assert value(outcome, "infer.peak_memory_bytes") > 0
     assert value(outcome, "train.peak_memory_bytes") > 0
+
+
+@pytest.mark.parametrize("base", ["bert", "t5"])
+def test_a_model_that_is_not_causal_is_timed_in_one_forward_pass_and_does_not_decode(base, run_of, tmp_path):
+    BASES[base]().save_pretrained(tmp_path)
+    outcome = run_of(f"path:{tmp_path}")
+    assert outcome.status == "ok", outcome.error
+    assert outcome.phases["train"] == outcome.phases["infer"] == "ok"
+    assert outcome.phases["decode"] == f"skipped: {base} does not predict the next token"
+    measured = {name for name in outcome.metrics if name.startswith("infer.")}
+    assert {"infer.prefill_s", "infer.prefill_tokens_per_s", "infer.prefill_flops", "infer.kl_to_base_nats"} <= measured
+    assert not [name for name in measured if "decode" in name or "end_to_end" in name or "kv_cache" in name]
+    assert outcome.quality["scores"] == {"bits_per_byte": 8.0}
+
+
+def test_a_causal_model_says_nothing_of_skipped_decoding(run_of, tmp_path):
+    BASES["llama"]().save_pretrained(tmp_path)
+    outcome = run_of(f"path:{tmp_path}")
+    assert "decode" not in outcome.phases
+    assert {"infer.decode_token_s", "infer.end_to_end_s", "infer.kv_cache_bytes"} <= outcome.metrics.keys()
+
+
+@pytest.mark.parametrize("model", ["tiny-decoder", "tiny-encoder"])
+def test_a_model_trained_from_scratch_has_quality_after_training_alone(model, run_of):
+    outcome = run_of(model, workload="recall:2@8", seq_len=16, quality_documents=20)
+    assert outcome.status == "ok", outcome.error
+    assert outcome.quality_absent is None
+    assert outcome.quality["before"] == {}
+    assert 0 <= outcome.quality["scores"]["accuracy"] < 0.5
+    assert len(outcome.samples["quality"]["chance"]["accuracy"]) == 20
+
+
+@pytest.mark.parametrize("model", ["tiny-decoder", "tiny-encoder"])
+def test_training_on_recall_leaves_chance_behind(model, run_of):
+    """Two pairs and no filler: labels, masks and scoring are about the same places."""
+    outcome = run_of(model, workload="recall:2@0", seq_len=8, batch_size=64, steps=120, lr=3e-3, quality_documents=100)
+    assert outcome.status == "ok", outcome.error
+    assert outcome.quality["scores"]["accuracy"] > 5 * outcome.quality["chance"]["accuracy"]
+
+
+def test_the_constant_stack_has_the_score_of_chance_and_trains_nothing(run_of):
+    outcome = run_of("tiny-decoder", ["constant"], workload="recall:2@8", seq_len=16, quality_documents=50)
+    assert outcome.status == "ok", outcome.error
+    assert outcome.phases["train"] == "skipped: constant predicts frequencies, which are counted"
+    answers = [s.tokens[place] for s in CATALOG.workload("recall:2@8").samples.test[:50] for place in s.answers]
+    assert outcome.quality["scores"]["accuracy"] in {answers.count(value) / 100 for value in range(128, 192)}
+    assert outcome.quality["chance"].keys() == {"accuracy"}
+    assert "infer.prefill_s" in outcome.metrics
