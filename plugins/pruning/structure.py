@@ -1,4 +1,4 @@
-"""Taking channels and layers out of transformers models. This module needs torch.
+"""Taking channels, heads and layers out of transformers models. This module needs torch.
 
 No library does it: the dependency graph of torch-pruning 1.6.1 does not come to an end on a Llama of two layers (transformers
 5.23), and does not know GPT-2's layers.
@@ -17,6 +17,8 @@ from effbench.plugin import InputError
 from effbench.plugin.layers import linear_layers
 from effbench.plugin.technique import Batch
 
+from ..attention.importance import head_importance
+from ..attention.projections import projections_of
 from .masks import rows
 from .scores import evaluating, gradients
 
@@ -70,6 +72,17 @@ def feed_forwards(layers: dict[str, Any], hidden: int, inner: int) -> list[FeedF
         elif (outputs, inputs) == (hidden, inner):
             out_of[_block(name)] = name
     return [FeedForward(into[block], out_of[block]) for block in out_of if into[block]]
+
+
+def with_fewer_heads(model: nn.Module, share: float, batches: Sequence[Batch]) -> nn.Module:
+    """Remove the least important key heads with the query heads that share them, the same number from every layer."""
+    layers = projections_of(model, "structured_pruning")
+    for projections, scores in zip(layers, head_importance(model, layers, batches), strict=True):
+        gone = int(share * projections.kv_heads)
+        if not gone:
+            raise InputError(f"structured_pruning: share {share} of {projections.kv_heads} key heads is less than one")
+        projections.keep(scores.topk(projections.kv_heads - gone).indices.sort().values)
+    return model
 
 
 def without_layers(model: Any, share: float, batches: Sequence[Batch]) -> nn.Module:

@@ -206,6 +206,30 @@ def test_the_channels_that_go_are_those_that_did_nothing():
     assert model.model.layers[0].mlp.down_proj.weight.shape == (32, 32)
 
 
+@pytest.mark.parametrize("at", ["apply", "infer"])
+@pytest.mark.parametrize("base", [llama, gpt2, bert], ids=["llama", "gpt2", "bert"])
+def test_heads_are_really_gone_and_what_is_stored_fits_again(base, at, tmp_path):
+    stack = [technique("structured_pruning", what="heads", share=0.5, at=at)]
+    harness = Harness(base, stack)
+    harness.train(2)
+    inference = harness.infer()
+    plain = base()
+    hidden = plain.config.hidden_size
+    removed = sum(p.numel() for p in plain.parameters()) - sum(p.numel() for p in inference.model.parameters())
+    assert removed >= (3 if base is llama else 4) * hidden**2  # half of q, k, v, o in two layers; llama's k, v are narrow
+    expected = logits_of(inference, IDS)
+    checkpoint.save(checkpoint.stored(inference.model, stack, harness.context), tmp_path / "x.safetensors")
+    again = Harness(base, stack)
+    fresh = again.infer()
+    checkpoint.reload(tmp_path / "x.safetensors", fresh.model, stack, again.context)
+    torch.testing.assert_close(logits_of(fresh, IDS), expected)
+
+
+def test_heads_of_two_stacks_are_refused_when_planned():
+    assert "an encoder and a decoder" in technique("structured_pruning", what="heads").unsupported(cell_of(t5))
+    assert technique("structured_pruning").unsupported(cell_of(t5)) is None
+
+
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 def test_layers_are_really_gone_and_the_cache_still_fits(base):
     harness = Harness(base, [technique("structured_pruning", what="layers", share=0.5)])
@@ -249,7 +273,11 @@ def test_the_layer_that_changes_least_goes_and_the_first_stays():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"share": 0.05}, "removes none"), ({"what": "layers", "share": 0.3}, "less than one")],
+    [
+        ({"share": 0.05}, "removes none"),
+        ({"what": "layers", "share": 0.3}, "less than one"),
+        ({"what": "heads", "share": 0.3}, "less than one"),
+    ],
 )
 def test_a_share_that_removes_nothing_is_one_clear_line(options, message):
     with pytest.raises(InputError, match=message):
