@@ -17,11 +17,11 @@ class StructuredPruning(Pruning):
     """Remove whole feed-forward channels, attention heads or layers: the model gets smaller (Ma et al. 2023, arXiv 2305.11627).
 
     A channel goes where |Σ weight × gradient| over its weights and calibration batches is smallest, a head where the loss
-    depends least on a gate on it, the same number in every layer (`head_pruning` ranks heads over all layers); a layer goes where it
-    changes its input least (cosine; Men et al. 2024, arXiv 2403.03853), never the first. What is left is an ordinary dense
-    model: fewer bytes, fewer products, faster on any machine. Quality falls faster than with masks of the same share and wants
-    training afterwards. It does not help where the rest is so small that overheads rule. Needs float weights and a plain model:
-    list it before what converts or wraps it.
+    depends least on a gate on it, the same number in every layer (`head_pruning` ranks heads over all layers); a layer goes
+    where it changes its input least (cosine; Men et al. 2024, arXiv 2403.03853), never the first. What is left is an ordinary
+    dense model: fewer bytes, fewer products, faster on any machine. Quality falls faster than with masks of the same share
+    and wants training afterwards. It does not help where the rest is so small that overheads rule. Needs float weights and a
+    plain model: list it before what converts or wraps it.
     """
 
     name: ClassVar = "structured_pruning"
