@@ -31,7 +31,7 @@ class BitFit(Technique):
         model.requires_grad_(False)
         biases = [parameter for name, parameter in model.named_parameters() if name.rpartition(".")[2] == "bias"]
         if not biases and self.add_missing:
-            biases = _add_biases(model, ctx.cell.dtype)
+            biases = _add_biases(model)
         if not biases:
             raise InputError(f"bitfit: {type(model).__name__} has no bias to train: set add_missing")
         for bias in biases:
@@ -39,16 +39,17 @@ class BitFit(Technique):
         return model
 
 
-def _add_biases(model: "nn.Module", dtype: str) -> "list[nn.Parameter]":
+def _add_biases(model: "nn.Module") -> "list[nn.Parameter]":
     import torch
     from torch import nn
 
     getter: Any = getattr(model, "get_output_embeddings", lambda: None)
     head, added = getter(), []
+    usual = next(p.dtype for p in model.parameters() if p.is_floating_point())
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not head:
-            # not the weight's dtype, which is an integer in quantized layers
-            zeros = torch.zeros(module.out_features, dtype=getattr(torch, dtype), device=module.weight.device)
+            dtype = module.weight.dtype if module.weight.is_floating_point() else usual  # integers where it is quantized
+            zeros = torch.zeros(module.out_features, dtype=dtype, device=module.weight.device)
             module.bias = nn.Parameter(zeros)
             added.append(module.bias)
     return added

@@ -1,6 +1,6 @@
 """IA3, on peft."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -40,6 +40,13 @@ class IA3(Technique):
         if self.feedforward_modules is not None and not set(self.feedforward_modules) <= set(self.target_modules or ()):
             raise ValueError("feedforward_modules must be among target_modules")
         return self
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """Only float weights can be scaled by what was trained."""
+        converted = next((t for t in earlier if "linear weights" in t.sets and getattr(t, "at", "infer") == "apply"), None)
+        if self.merged and converted:
+            return f"{self.name} cannot be merged into what {converted.name} converts: set merged = false"
+        return None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Freeze the model and put the vectors beside its layers."""

@@ -45,15 +45,11 @@ class LoRA(Technique):
     )
     merged: bool = Field(default=True, description="fold the update into the weights for inference")
 
-    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
-        """It trains beside weights that were converted first, not through rounded activations, and merges into no others."""
-        for technique in earlier:
-            if "linear weights" in technique.sets:
-                first = getattr(technique, "at", "infer") == "apply"
-                if first and "activations" in technique.sets:
-                    return f"no gradient passes the activations that {technique.name} rounds: list it behind {self.name}"
-                if not first and self.merged:
-                    return f"{technique.name} converts the weights before {self.name} is merged: list it behind {self.name}"
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """DoRA divides by the norm of the whole weight."""
+        converter = next((technique for technique in later if "linear weights" in technique.sets), None)
+        if self.dora and not self.merged and converter:
+            return f"unmerged dora reads the float weights in every call, and {converter.name} converts them: set merged = true"
         return None
 
     @model_validator(mode="after")

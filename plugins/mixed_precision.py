@@ -1,6 +1,6 @@
 """Mixed precision: autocast over float32 weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,6 +33,13 @@ class MixedPrecision(Technique):
     def unsupported(self, cell: Cell) -> str | None:
         """Autocast works on float32 weights alone."""
         return None if cell.dtype == "float32" else f"mixed precision needs float32 weights; the suite's dtype is {cell.dtype}"
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """There is nothing to cast in a model that is loaded in 16 bits."""
+        cast = next((t for t in earlier if "float type" in t.sets and getattr(t, "at", None) == "load"), None)
+        return (
+            f'autocast needs float32 weights: use {cast.name} with at = "infer", or leave one of the two out' if cast else None
+        )
 
     def train(self, step: TrainStep, ctx: Context) -> TrainStep:
         """Autocast the loss; for float16 also scale it."""

@@ -22,18 +22,30 @@ class Column(NamedTuple):
 
     title: str
     show: Callable[[Entry], str]
+    news: Callable[[list[Entry]], bool] = lambda entries: True
+    """Whether it says more than the others, in a table that is wide already."""
 
 
 def _speed(title: str, key: str) -> Column:
     return Column(title, lambda entry: _ratio(entry, key, " "))
 
 
-def _size(title: str, key: str, human: Callable[[float], str]) -> Column:
+def _size(title: str, key: str, human: Callable[[float], str], news: Callable[[list[Entry]], bool] = lambda _: True) -> Column:
     def show(entry: Entry) -> str:
         ratio = _ratio(entry, key, "\n")
         return _join(" ", _number(entry[key], human), "" if ratio == _BASELINE else ratio)
 
-    return Column(title, show)
+    return Column(title, show, news)
+
+
+def _any_other(key: str) -> Callable[[list[Entry]], bool]:
+    """Whether some row is not the same as the baseline."""
+    return lambda entries: any(_plain(entry[f"{key}_verdict"]) not in (MISSING, "baseline", "SAME") for entry in entries)
+
+
+def _any_zeros(entries: list[Entry]) -> bool:
+    """Whether leaving zeros out makes a difference to some row."""
+    return any(not _missing(e["sparse"]) and not _missing(e["checkpoint"]) and e["sparse"] < e["checkpoint"] for e in entries)
 
 
 _ROW = [Column("rank", lambda e: _plain(e["rank"])), Column("stack", lambda e: _plain(e["stack"]))]
@@ -54,13 +66,16 @@ def _tables(board: "Leaderboard") -> list[tuple[list[str], list[list[str]]]]:
         _size("infer memory", "infer_memory", _bytes),
         _size("trainable", "trainable", _count),
         _size("checkpoint", "checkpoint", _bytes),
+        _size("without zeros", "sparse", _bytes, _any_zeros),
+        Column("bits/weight", lambda e: _number(e["bits"], lambda x: f"{x:.3g}"), _any_other("bits")),
+        _size("KV cache", "kv_cache", _bytes, _any_other("kv_cache")),
         _size("delta", "delta", _bytes),
         Column(_clean(board.quality_metric), _quality),
     ]
     entries = [{str(key): value for key, value in entry.items()} for entry in board.rows.to_dict("records")]
     tables = []
     for wanted in (_ROW + _SPEED, _ROW[1:] + cost):
-        columns = [c for c in wanted if c in _ROW or any(c.show(entry) != MISSING for entry in entries)]
+        columns = [c for c in wanted if c in _ROW or (c.news(entries) and any(c.show(entry) != MISSING for entry in entries))]
         tables.append(([c.title for c in columns], [[c.show(entry) for c in columns] for entry in entries]))
     return [(titles, cells) for titles, cells in tables if len(titles) > 1]
 

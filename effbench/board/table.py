@@ -35,7 +35,10 @@ MEASURES = (
     Measure("infer_memory", "infer.peak_memory_bytes", "lower", SIZE),
     Measure("trainable", "parameters.trainable", "lower", SIZE, exact=True),
     Measure("checkpoint", "checkpoint.bytes", "lower", SIZE, exact=True),
+    Measure("sparse", "checkpoint.sparse_bytes", "lower", SIZE, exact=True),
+    Measure("bits", "checkpoint.bits_per_weight", "lower", SIZE, exact=True),
     Measure("delta", "checkpoint.delta_bytes", "lower", SIZE, exact=True),
+    Measure("kv_cache", "infer.kv_cache_bytes", "lower", SIZE, exact=True),
 )
 _QUALITY_COLUMNS = ["quality", "quality_chance", "quality_difference", "quality_low", "quality_high", "quality_verdict"]
 

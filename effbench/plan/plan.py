@@ -227,7 +227,8 @@ def _conflict(techniques: Sequence[Technique]) -> str | None:
             if setting in taken:
                 return f"{taken[setting]} and {technique.name} both set {setting}: a stack can have one of them"
             taken[setting] = technique.name
-        if reason := technique.unsupported_after(techniques[:place]):
+        earlier, later = techniques[:place], techniques[place + 1 :]
+        if reason := technique.unsupported_after(earlier) or technique.unsupported_before(later):
             return reason
     return None
 

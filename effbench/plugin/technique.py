@@ -108,6 +108,10 @@ class Technique(BaseModel):
         """
         return None
 
+    def unsupported_before(self, later: "Sequence[Technique]") -> str | None:
+        """Why this technique cannot stand before those behind it, or None: as `unsupported_after`, where this one knows why."""
+        return None
+
     def unsupported_phase(self, cell: Cell, phase: Literal["train", "infer"]) -> str | None:
         """Why one phase must be skipped while the rest is measured, or None. Called when planning, without torch."""
         return None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ class Checkpoints:
         """Add this model's tensors to what a delta is measured against."""
         self._base |= frozenset(_digest(tensor) for tensor in _unwrapped(_tensors(model)).values())
 
-    def full_bytes(self, model: nn.Module, context: Context) -> int:
-        """The model as inference uses it, after every technique's `store`."""
-        return _bytes_on_disk(stored(model, self._techniques, context))
+    def full_bytes(self, model: nn.Module, context: Context) -> tuple[int, int]:
+        """The model as inference uses it, after every technique's `store`: as it is, and with its zeros left out."""
+        tensors = stored(model, self._techniques, context)
+        return _bytes_on_disk(tensors), _bytes_on_disk(without_zeros(tensors))
 
     def delta_bytes(self, model: nn.Module, context: Context) -> int:
         """The trained model's tensors that it did not have before training, before anything is merged or converted."""
@@ -42,6 +44,19 @@ def stored(model: nn.Module, techniques: Sequence[Technique], context: Context) 
     for technique in techniques:
         tensors = technique.store(tensors, context)
     return _unwrapped(tensors)
+
+
+def without_zeros(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Where it is smaller, a bit for each element that says whether it is zero, and the elements that are not."""
+    sparse: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        flat = tensor.detach().flatten()
+        values, bits = flat[flat != 0], _bits(flat != 0)
+        if values.nbytes + bits.nbytes < flat.nbytes:
+            sparse |= {f"{name}.values": values, f"{name}.nonzero": bits}
+        else:
+            sparse[name] = tensor
+    return sparse
 
 
 def save(tensors: dict[str, Tensor], file: Path) -> None:
@@ -113,6 +128,11 @@ def _place(value: object) -> object:
 
 class _Unique:
     """Equal to nothing but itself."""
+
+
+def _bits(flags: Tensor) -> Tensor:
+    """Eight flags to a byte."""
+    return torch.from_numpy(np.packbits(flags.cpu().numpy()))
 
 
 def _digest(tensor: Tensor) -> bytes:

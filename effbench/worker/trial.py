@@ -176,7 +176,7 @@ class _Trial:
         for parameter in model.parameters():
             parameter.grad = None  # the optimizer and its state are gone with `_train`
         inference = self._convert(model)
-        size = self.checkpoints.full_bytes(inference.model, self.context)
+        size, sparse = self.checkpoints.full_bytes(inference.model, self.context)
         self._record_quality(inference)
         if self.request.split == "validation":
             self.outcome.phases["infer"] = "skipped: only its quality was asked for"
@@ -185,6 +185,7 @@ class _Trial:
         base = self.context.base_model
         observation = self._begin("infer", inference.model, inference=inference, prompt=prompt, base_model=base)
         observation.facts["checkpoint.bytes"] = size
+        observation.facts["checkpoint.sparse_bytes"] = sparse
         observation.facts["checkpoint.bits_per_weight"] = 8 * size / self.base_parameters
         with torch.inference_mode():
             self._sample_inference(inference, prompt, observation)

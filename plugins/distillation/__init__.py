@@ -1,6 +1,6 @@
 """Distillation: a smaller student learns from its teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -76,6 +76,11 @@ class Distillation(Technique):
                 return f"width {self.width} of {count} {what} is not a whole number"
         return None
 
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """The student is made of plain layers, and everything in it is trained."""
+        changed = next((technique for technique in earlier if _changes_layers(technique)), None)
+        return f"{self.name} makes its student of a plain model: list {changed.name} behind it" if changed else None
+
     def load(self, request: LoadRequest) -> LoadRequest:
         """Only eager attention tells its weights."""
         return replace(request, attention="eager") if self.attention else request
@@ -102,6 +107,11 @@ class Distillation(Technique):
         """Let the teacher go."""
         ctx.kept.pop(self.name, None)
         return inference
+
+
+def _changes_layers(technique: Technique) -> bool:
+    """Before training."""
+    return technique.family == "peft" or ("linear weights" in technique.sets and getattr(technique, "at", "infer") != "infer")
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """Low-rank factors in place of weights. This card needs no torch; the module lies beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -25,6 +25,11 @@ class LowRank(Technique):
     sets: ClassVar = ("trainable parameters",)
 
     rank: int = Field(default=16, ge=1, description="rank of each factored matrix")
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """Only float weights have singular values."""
+        changed = next((t for t in earlier if "linear weights" in t.sets and getattr(t, "at", "infer") != "infer"), None)
+        return f"{self.name} factors float weights, which {changed.name} changes first: list it behind" if changed else None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Freeze the model and factor its linear layers."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from effbench.plugin.layers import linear_layers
+
 
 class Factors(nn.Module):
     """B·A in place of a weight, from its largest singular values, their square roots on either side."""
@@ -33,14 +35,11 @@ class Factors(nn.Module):
 
 def factorable(model: nn.Module, rank: int) -> list[str]:
     """Names of the linear layers, without the head, that get smaller at this rank."""
-    getter: Any = getattr(model, "get_output_embeddings", lambda: None)
-    head = getter()
     names = []
-    for name, module in model.named_modules():
-        if type(module) in {nn.Linear, Conv1D} and module is not head and module.weight.is_floating_point():
-            rows, columns = module.weight.shape
-            if rank * (rows + columns) < rows * columns:
-                names.append(name)
+    for name, layer in linear_layers(model).items():
+        rows, columns = layer.weight.shape
+        if rank * (rows + columns) < rows * columns:
+            names.append(name)
     return names
 
 

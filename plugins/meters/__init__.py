@@ -6,6 +6,7 @@ from effbench.plugin import Meter, hookimpl
 
 from .communication import Communication
 from .compiling import Compiling
+from .density import Density
 from .energy import Energy
 from .fidelity import Fidelity
 from .flops import Flops
@@ -19,5 +20,6 @@ from .throughput import Throughput
 @hookimpl
 def register_meters(register: Callable[[type[Meter]], None]) -> None:
     """Register the standard meters."""
-    for meter in (Communication, Compiling, Energy, Fidelity, Flops, Latency, Memory, Size, State, Throughput):
+    standard = (Communication, Compiling, Density, Energy, Fidelity, Flops, Latency, Memory, Size, State, Throughput)
+    for meter in standard:
         register(meter)

@@ -14,6 +14,7 @@ class Size(Meter):
         Metric("parameters.trainable", "", "lower", "Parameters that the optimizer updates."),
         Metric("parameters.total", "", "lower", "All parameters after `apply`, shared ones once."),
         Metric("checkpoint.bytes", "B", "lower", "safetensors files of the model as inference uses it."),
+        Metric("checkpoint.sparse_bytes", "B", "lower", "The same with zeros left out, at a bit per element where less."),
         Metric("checkpoint.bits_per_weight", "bit", "lower", "Bits of the same files / weights of the untouched model."),
         Metric("checkpoint.delta_bytes", "B", "lower", "Tensors that training changed or made: what to ship beside the base."),
         Metric("load.duration_s", "s", "lower", "Loading the model.", "max"),

@@ -32,6 +32,12 @@ class VirtualTokens(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
 
+    @property
+    def base_layer(self) -> nn.Module:
+        """What is wrapped, as peft's wrappers call it too: the encoder is not a part of it."""
+        model: nn.Module = self.model
+        return model
+
     def fold(self) -> None:
         """Compute the virtual tokens for the last time."""
         if self.encoder is not None:

@@ -38,11 +38,12 @@ class Int4(PostTraining):
         """Convert in place, each layer for the kernel that takes it."""
         from torchao.quantization import quantize_
 
-        from .layers import PackedLinear, linear_layers, replace_each
+        from .layers import OwnTypeLinear, PackedLinear, linear_layers, replace_each
 
         layers = linear_layers(model, self.name)
         fast = {name for name, layer in layers.items() if self._fits(layer)}
         if fast:
+            replace_each(model, {name: layers[name] for name in fast}, OwnTypeLinear)
             quantize_(model, self._kernel(layers[next(iter(fast))], ctx), lambda _, name: name in fast)
         rest = {name: layer for name, layer in layers.items() if name not in fast}
         return replace_each(model, rest, lambda layer: PackedLinear(layer, self._rule, bits=4))

@@ -1,9 +1,10 @@
 """8-bit weights and activations, activations quantized as they come."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from effbench.plugin import Cell, Context
+from effbench.plugin import Cell, Context, Technique
 
 from .weights import BeforeOrAfter
 
@@ -28,6 +29,13 @@ class Int8Dynamic(BeforeOrAfter):
         missing = cell.device == "cuda" and find_spec("torchao") is None
         return "needs torchao: pip install 'effbench[quantization]'" if missing else None
 
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """Nothing trains through rounded activations, not even what stands behind them."""
+        adapter: Any = next((technique for technique in later if technique.family == "peft"), None)
+        if self.at == "apply" and adapter is not None:
+            return f"no gradient passes the activations that {self.name} rounds: list it behind {adapter.name}"
+        return super().unsupported_before(later)
+
     def unsupported_phase(self, cell: Cell, phase: str) -> str | None:
         """Gradients do not flow through int8."""
         return 'int8 weights cannot be trained: use at = "infer"' if phase == "train" and self.at == "apply" else None
@@ -48,12 +56,18 @@ class Int8Dynamic(BeforeOrAfter):
         import torch
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
+        from .dynamic import Int8DynamicLinear
+
         with warnings.catch_warnings():
             # Deprecated in favour of torchao, whose int8 kernels were 2–10 times slower on CPUs when measured.
             warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
             converted: nn.Module = quantize_dynamic(
-                model.eval(), dict.fromkeys(layers, per_channel_dynamic_qconfig), dtype=torch.qint8, inplace=True
+                model.eval(),
+                dict.fromkeys(layers, per_channel_dynamic_qconfig),
+                dtype=torch.qint8,
+                mapping={torch.nn.Linear: Int8DynamicLinear},
+                inplace=True,
             )
         return converted
 

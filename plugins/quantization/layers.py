@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from effbench.plugin import InputError
+from effbench.plugin import InputError, layers
 
 
 class Codes(NamedTuple):
@@ -77,9 +76,24 @@ class RoundedLinear(nn.Linear):
         return linear(x, self.weight + (rounded - self.weight).detach(), self.bias)
 
 
-def replace_each(model: nn.Module, layers: Mapping[str, nn.Module], make: Callable[[Any], nn.Module]) -> nn.Module:
+class OwnTypeLinear(nn.Linear):
+    """A linear layer whose weight's kernel takes inputs of the weight's type alone, so that autocast must not change them."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__(source.in_features, source.out_features, bias=False, device="meta")
+        self.weight, self.bias = source.weight, source.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In the weight's type."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+def replace_each(model: nn.Module, found: Mapping[str, nn.Module], make: Callable[[Any], nn.Module]) -> nn.Module:
     """Put `make(layer)` where each layer was; their switch between training and evaluation stays as it was."""
-    for name, layer in layers.items():
+    for name, layer in found.items():
         model.set_submodule(name, make(layer).train(layer.training))
     return model
 
@@ -87,19 +101,9 @@ def replace_each(model: nn.Module, layers: Mapping[str, nn.Module], make: Callab
 def linear_layers(model: nn.Module, technique: str, kind: type[nn.Linear] = nn.Linear) -> dict[str, nn.Linear]:
     """The linear layers to convert: not the head, nor an adapter's own, whose weights peft reads as float."""
     untranspose(model)
-    getter: Any = getattr(model, "get_output_embeddings", lambda: None)
-    head = getter()
-    modules = dict(model.named_modules())
-    wrappers = {name: module for name, module in modules.items() if isinstance(getattr(module, "base_layer", None), nn.Module)}
-    if any(len(getattr(module, "lora_magnitude_vector", ())) for module in wrappers.values()):
+    if any(len(getattr(module, "lora_magnitude_vector", ())) for module in model.modules()):
         raise InputError(f"{technique}: unmerged DoRA reads the float weights in every call; merge it first")
-    adapters = {id(part) for module in wrappers.values() for part in module.modules()}
-    adapters -= {id(module.base_layer) for module in wrappers.values()}
-    found = {
-        name: module
-        for name, module in modules.items()
-        if type(module) is kind and module is not head and id(module) not in adapters and _is_plain(module.weight)
-    }
+    found = layers.linear_layers(model, (kind,))
     if not found:  # a row of the board that is named after this and measures the untouched model would be a lie
         raise InputError(f"{technique}: no float linear layer to convert; another technique may have converted them")
     return found
@@ -121,7 +125,3 @@ def untranspose(model: nn.Module) -> None:
 def _floats(groups: Tensor, scale: Tensor, zero: Tensor | float) -> Tensor:
     """(outputs, groups, inputs of a group) → (outputs, inputs)."""
     return ((groups - (zero.unsqueeze(-1) if isinstance(zero, Tensor) else zero)) * scale.unsqueeze(-1)).flatten(1)
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return weight.is_floating_point() and not is_traceable_wrapper_subclass(weight)

@@ -19,6 +19,13 @@ class PostTraining(Technique):
     sets: ClassVar[tuple[str, ...]] = ("linear weights",)
     imports: ClassVar[tuple[str, ...]] = (f"{__package__}.layers",)
 
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """Merging adds to float weights."""
+        merged: Any = next((technique for technique in later if getattr(technique, "merged", False)), None)
+        if merged is not None and getattr(self, "at", "infer") != "apply":
+            return f"{self.name} converts the weights before {merged.name} is merged: list it behind {merged.name}"
+        return None
+
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """Convert after training."""
         return replace(inference, model=self.convert(inference.model, ctx))

@@ -8,6 +8,7 @@ from effbench_plugins.reporters import CsvReporter, JsonReporter, MarkdownReport
 
 from effbench.board.leaderboard import build
 from effbench.board.table import columns
+from effbench.plugin import Summary
 from tests.board.test_leaderboard import SETTINGS, board_of, trials
 from tests.records import make_cell, make_record
 
@@ -52,6 +53,36 @@ def test_missing_is_a_dash_never_zero(boards):
     assert "–" in lines[0]
     assert " 0 " not in lines[0]
     assert "nan" not in TableReporter().render(boards).lower()
+
+
+def sized(stack, **sizes):
+    plain = {
+        "checkpoint.bytes": 8000,
+        "checkpoint.sparse_bytes": 8000,
+        "checkpoint.bits_per_weight": 16,
+        "infer.kv_cache_bytes": 512,
+    }
+    record = make_record(stack)
+    names = {"dense": "checkpoint.bytes", "sparse": "checkpoint.sparse_bytes", "bits": "checkpoint.bits_per_weight"}
+    found = plain | {names.get(key, "infer.kv_cache_bytes"): value for key, value in sizes.items()}
+    units = {"checkpoint.bits_per_weight": "bit"}
+    metrics = {name: Summary(median=value, unit=units.get(name, "B")) for name, value in found.items()}
+    return record.model_copy(update={"metrics": record.metrics | metrics})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "title", "shown"),
+    [
+        ({"sparse": 4200}, "without zeros", "4.1 KiB 0.53×"),
+        ({"bits": 4.5}, "bits/weight", "| 4.5 |"),
+        ({"cache": 128}, "KV cache", "128 B 0.25×"),
+    ],
+)
+def test_what_a_technique_is_for_gets_a_column_where_it_does_something(sizes, title, shown):
+    text = MarkdownReporter().render([board_of([sized("full"), sized("small", **sizes)])])
+    assert title in text
+    assert shown in text
+    assert title not in MarkdownReporter().render([board_of([sized("full"), sized("other")])])
 
 
 def test_markdown_escapes(boards):

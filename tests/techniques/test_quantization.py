@@ -118,6 +118,39 @@ def test_lora_trains_beside_frozen_integers(name, options, merged):
     assert sum(t.dtype in integers for t in stored(harness, inference).values() if t.dim() == 2) >= 14
 
 
+@pytest.mark.parametrize("inputs", [32, 64, 96])
+@pytest.mark.parametrize("block_size", [32, 64, 128])
+def test_nf4_is_near_whatever_the_block_and_the_inputs(inputs, block_size):
+    """bitsandbytes' kernels for AVX-512 take the scales of other rows where blocks do not divide them."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(inputs, 32), torch.randn(64, inputs)
+    expected = layer(x)
+    model = technique("nf4", block_size=block_size).convert(nn.Sequential(layer), Harness(llama, []).context)
+    assert (model(x) - expected).pow(2).mean().sqrt() < 0.15 * expected.std()
+
+
+def test_nf4_needs_inputs_of_whole_blocks():
+    with pytest.raises(InputError, match="40 inputs has no whole number of blocks"):
+        technique("nf4").convert(nn.Sequential(nn.Linear(40, 32)), Harness(llama, []).context)
+
+
+def test_nf4_trains_as_before_when_it_was_evaluated_in_between():
+    """On CPUs with AVX512-BF16 bitsandbytes changes layers when they are first evaluated, for a kernel without gradients."""
+
+    def wide():
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=256, num_hidden_layers=2, **sizes))
+
+    stack = [technique("nf4"), technique("lora", rank=4)]
+    evaluated, plain = Harness(wide, stack), Harness(wide, stack)
+    with torch.inference_mode():
+        evaluated.model(input_ids=IDS)
+    assert evaluated.train(3) == plain.train(3)
+
+
 def test_what_ships_beside_the_base_of_qlora_is_the_adapter_alone():
     harness = Harness(llama, [technique("nf4"), technique("lora", rank=4)])
     checkpoints = checkpoint.Checkpoints(harness.techniques)
@@ -284,9 +317,9 @@ def test_bitnet_bytes_of_llama_2_7b(llama_2_7b, name, bits):
     assert total == LINEAR_7B * bits // 8 + 7 * 32 * 2 + 2 * REST_7B
 
 
-def nf4_bytes(outputs, inputs):
-    """Half a byte each; a byte for the scale of 64; 4 bytes for that of 256 scales and for their mean; two code tables."""
-    blocks = -(-outputs * inputs // 64)
+def nf4_bytes(outputs, inputs, block=64):
+    """Half a byte each; a byte for a block's scale; 4 bytes for that of 256 scales and for their mean; two code tables."""
+    blocks = outputs * inputs // block
     return outputs * inputs // 2 + blocks + 4 * -(-blocks // 256) + 4 * (16 + 256)
 
 
@@ -297,7 +330,7 @@ def test_nf4_bytes_by_formula_here_and_for_llama_2_7b(llama_2_7b):
     parts = {name.removeprefix(layer): t for name, t in tensors.items() if name.startswith(layer)}
     described = parts.pop(".quant_state.bitsandbytes__nf4")  # JSON: shape, type, block sizes, the scales' mean
     assert described.nbytes < 200
-    assert sum(t.nbytes for t in parts.values()) == nf4_bytes(64, 32)
+    assert sum(t.nbytes for t in parts.values()) == nf4_bytes(64, 32, block=32)
 
     layers = [m for n, m in llama_2_7b.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
     total = sum(nf4_bytes(m.out_features, m.in_features) for m in layers)
