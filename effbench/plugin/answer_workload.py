@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from effbench.plugin.cell import Cell
 from effbench.plugin.model import Tokenizer
+from effbench.plugin.transformers_source import ENCODER_DECODERS
 from effbench.plugin.workload import HeldOut, Quality, Workload, weighted_mean
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class AnswerWorkload(Workload):
         """A sample is never cut: what it asks could stand in what is lost."""
         if cell.seq_len < self.length:
             return f"workload {self.label} needs a seq_len of at least {self.length}, not {cell.seq_len}"
+        if cell.facts.model_type in ENCODER_DECODERS:
+            return f"workload {self.label} needs a decoder or an encoder, {cell.facts.model_type} is both"
         if cell.facts.vocab < 256:
             return f"workload {self.label} needs a vocabulary of 256, the model has {cell.facts.vocab}"
         return None

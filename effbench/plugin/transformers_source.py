@@ -15,9 +15,9 @@ from effbench.plugin.model import LoadRequest, ModelSource, Tokenizer
 if TYPE_CHECKING:
     from torch import nn
 
-_ENCODER_DECODERS = frozenset(("mt5", "t5"))
+ENCODER_DECODERS = frozenset(("mt5", "t5"))
 # Model types that do not predict the next token from those before it alone.
-_NOT_CAUSAL = _ENCODER_DECODERS | frozenset(
+_NOT_CAUSAL = ENCODER_DECODERS | frozenset(
     (
         *("albert", "bert", "big_bird", "camembert", "convbert", "deberta-v2", "distilbert", "electra", "eurobert"),
         *("longformer", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"),
@@ -62,7 +62,7 @@ class DirectorySource(ModelSource):
 
         self._weights()
         facts = self.facts()
-        head = "CausalLM" if facts.causal else "Seq2SeqLM" if facts.model_type in _ENCODER_DECODERS else "MaskedLM"
+        head = "CausalLM" if facts.causal else "Seq2SeqLM" if facts.model_type in ENCODER_DECODERS else "MaskedLM"
         auto: Any = getattr(transformers, f"AutoModelFor{head}")
         with seeded(seed):
             model: nn.Module = auto.from_pretrained(

@@ -282,5 +282,7 @@ def test_prompts_are_full_and_of_the_test_split(workload):
 def test_a_sequence_that_does_not_fit_is_known_when_planning(workload):
     assert workload.unsupported(make_cell(seq_len=workload.length)) is None
     assert f"seq_len of at least {workload.length}" in workload.unsupported(make_cell(seq_len=workload.length - 1))
+    t5 = FACTS.model_copy(update={"model_type": "t5", "causal": False})
+    assert "t5 is both" in workload.unsupported(make_cell(seq_len=100, facts=t5))
     narrow = FACTS.model_copy(update={"vocab": 100})
     assert "vocabulary" in workload.unsupported(make_cell(seq_len=100, facts=narrow))
