@@ -82,7 +82,8 @@ def _metrics(record: Record) -> Iterator[dict[str, Any]]:
     for name, summary in record.metrics.items():
         yield {"metric": name, "value": summary.median} | summary.model_dump(include={"low", "high", "n", "unit"})
     if quality := record.quality:
-        for kind, scores in (("quality", quality.scores), ("quality_before", quality.before)):
+        kinds = {"quality": quality.scores, "quality_before": quality.before, "quality_teacher": quality.teacher}
+        for kind, scores in kinds.items():
             for name, score in scores.items():
                 yield {"metric": f"{kind}.{name}", "value": score, "n": quality.n, "unit": ""}
 

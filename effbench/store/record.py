@@ -22,6 +22,8 @@ class QualityScores(_Strict):
 
     scores: dict[str, float]
     before: dict[str, float] = {}
+    teacher: dict[str, float] = {}
+    """Of the model that the stack learns from, where it has one."""
     n: int
     """Documents."""
 
