@@ -45,11 +45,29 @@ class LoRA(Technique):
     )
     merged: bool = Field(default=True, description="fold the update into the weights for inference")
 
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """Of converted weights there is no SVD, and peft adds no update of AdaLoRA's to them."""
+        for technique in earlier:
+            if "linear weights" in technique.sets and getattr(technique, "at", "infer") == "apply":
+                if self.pissa:
+                    return f"pissa starts from the float weights' SVD, and {technique.name} converts them first"
+                if self.adalora and self.merged:
+                    return f"adalora cannot be merged into what {technique.name} converts: set merged = false"
+        return self._dora_unsupported([t for t in earlier if getattr(t, "at", "infer") != "apply"])
+
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
-        """DoRA divides by the norm of the whole weight."""
-        converter = next((technique for technique in later if "linear weights" in technique.sets), None)
-        if self.dora and not self.merged and converter:
-            return f"unmerged dora reads the float weights in every call, and {converter.name} converts them: set merged = true"
+        """DoRA wants the weights as they are."""
+        return self._dora_unsupported(later)
+
+    def _dora_unsupported(self, others: Sequence[Technique]) -> str | None:
+        """Until it is merged it divides by the norm of the float weights in every call."""
+        for technique in others:
+            if (
+                self.dora
+                and "linear weights" in technique.sets
+                and (not self.merged or getattr(technique, "at", "") == "train")
+            ):
+                return f"unmerged dora reads float weights in every call, which {technique.name} changes"
         return None
 
     @model_validator(mode="after")

@@ -82,7 +82,12 @@ def _metrics(record: Record) -> Iterator[dict[str, Any]]:
     for name, summary in record.metrics.items():
         yield {"metric": name, "value": summary.median} | summary.model_dump(include={"low", "high", "n", "unit"})
     if quality := record.quality:
-        kinds = {"quality": quality.scores, "quality_before": quality.before, "quality_chance": quality.chance}
+        kinds = {
+            "quality": quality.scores,
+            "quality_before": quality.before,
+            "quality_chance": quality.chance,
+            "quality_teacher": quality.teacher,
+        }
         for kind, scores in kinds.items():
             for name, score in scores.items():
                 yield {"metric": f"{kind}.{name}", "value": score, "n": quality.n, "unit": ""}

@@ -135,6 +135,13 @@ class Technique(BaseModel):
         """Before training: wrap, swap, freeze, shard. The optimizer is built afterwards."""
         return model
 
+    def teacher(self, ctx: Context) -> "nn.Module | None":
+        """The model that this technique learns from, ready for it; asked for after `apply`, where there is training.
+
+        It is kept as `ctx.kept[name]`. The harness times this, and records the teacher's quality beside the stack's.
+        """
+        return None
+
     def train(self, step: TrainStep, ctx: Context) -> TrainStep:
         """Change how a step is taken."""
         return step

@@ -24,6 +24,8 @@ class QualityScores(_Strict):
     before: dict[str, float] = {}
     chance: dict[str, float] = {}
     """What the best constant prediction scores, chosen on the training split; empty where the workload does not know."""
+    teacher: dict[str, float] = {}
+    """Of the model that the stack learns from, where it has one."""
     n: int
     """Documents."""
 

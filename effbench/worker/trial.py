@@ -142,6 +142,7 @@ class _Trial:
         if not trainable:
             self.outcome.phases["train"] = "skipped: the stack leaves nothing to train"
             return
+        teacher_facts, teacher_scores = self._teacher()
         step = defaults.train_step(model, trainable, self.cell)
         for technique in self.request.techniques:
             step = _checked(technique, "train", technique.train(step, self.context), TrainStep)
@@ -150,14 +151,26 @@ class _Trial:
         self._seed(self.ranks.data_rank)  # dropout differs between shares of a batch
         step.model.train()
         observation = self._begin("train", step.model, step=step, batch=batches[0])
-        observation.facts["parameters.trainable"] = sum(p.numel() for p in trainable)
+        observation.facts = {"parameters.trainable": sum(p.numel() for p in trainable)} | teacher_facts
         observation.samples["step"] = self._steps(step, batches)
         observation.stopped["step"] = "steps"
         self._end(observation)
         step.model.eval()
-        self.outcome.quality = {"before": before.scores} if before else None
+        self.outcome.quality = {"before": before.scores, "teacher": teacher_scores} if before else None
         size = self.checkpoints.delta_bytes(model, self.context)
         self._end(replace(self._observation("train"), facts={"checkpoint.delta_bytes": size}), meters_of="size")
+
+    def _teacher(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Let a technique that learns from a teacher have it; the seconds that took, as a fact, and the teacher's quality."""
+        start, found = self.clock(), None
+        for technique in self.request.techniques:
+            if (teacher := technique.teacher(self.context)) is not None:
+                found = self.context.kept[technique.name] = _checked(technique, "teacher", teacher, nn.Module)
+        if found is None:
+            return {}, {}
+        seconds = self.clock() - start
+        quality = self._quality(defaults.inference(found)) if self.request.split == "test" else None
+        return {"train.teacher_s": seconds}, quality.scores if quality else {}
 
     def _steps(self, step: TrainStep, batches: Sequence[Batch]) -> list[float]:
         """Time every step; looking at the loss, which synchronises, stays outside of the timed region."""
@@ -244,10 +257,10 @@ class _Trial:
         return seconds, result
 
     def _record_quality(self, inference: Inference) -> None:
-        before = (self.outcome.quality or {}).get("before", {})
+        earlier = self.outcome.quality or {"before": {}}
         if quality := self._quality(inference):
             chance = {name: weighted_mean(values, quality.weights) for name, values in quality.chance.items()}
-            self.outcome.quality = {"scores": quality.scores, "before": before, "chance": chance, "n": len(quality.names)}
+            self.outcome.quality = earlier | {"scores": quality.scores, "chance": chance, "n": len(quality.names)}
             self.outcome.samples["quality"] = {
                 "names": quality.names,
                 "weights": quality.weights,

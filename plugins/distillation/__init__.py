@@ -17,8 +17,8 @@ class Distillation(Technique):
 
     The student keeps evenly spaced layers of the model, as DistilBERT does (Sanh et al. 2019, arXiv 1910.01108), or is narrower
     and then starts from new weights. The teacher is the untouched model, tuned first for `teacher_steps`: without that it knows
-    the task less well than the baseline. Its tuning counts in `apply.duration_s`, its forward pass in every training step, and
-    it is gone before inference. With `soft`, `hidden` and `attention` 0 there is no teacher: the same student, trained alone.
+    the task less well than the baseline. Its tuning is `train.teacher_s`, its forward pass part of every training step, and it
+    is gone before inference. With `soft`, `hidden` and `attention` 0 there is no teacher: the same student, trained alone.
 
     It does not help where training is too short for the student to recover from the layers it lost, where the teacher is hardly
     better than the student, or where training cost is what counts. List it before techniques that wrap or convert the model,
@@ -86,13 +86,16 @@ class Distillation(Technique):
         return replace(request, attention="eager") if self.attention else request
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
-        """Make the student of the model, and its teacher."""
+        """Make the student of the model."""
         from .student import student_of
+
+        return student_of(model, self.layers, self.width)
+
+    def teacher(self, ctx: Context) -> "nn.Module | None":
+        """The untouched model, or a tuned one."""
         from .teacher import teacher_for
 
-        if self.has_teacher:
-            ctx.kept[self.name] = teacher_for(self, ctx)
-        return student_of(model, self.layers, self.width)
+        return teacher_for(self, ctx) if self.has_teacher else None
 
     def train(self, step: TrainStep, ctx: Context) -> TrainStep:
         """Add the teacher's word to the loss."""

@@ -18,9 +18,8 @@ class Size(Meter):
         Metric("checkpoint.bits_per_weight", "bit", "lower", "Bits of the same files / weights of the untouched model."),
         Metric("checkpoint.delta_bytes", "B", "lower", "Tensors that training changed or made: what to ship beside the base."),
         Metric("load.duration_s", "s", "lower", "Loading the model.", "max"),
-        Metric(
-            "apply.duration_s", "s", "lower", "Applying the stack before training, a teacher's own training included.", "max"
-        ),
+        Metric("apply.duration_s", "s", "lower", "Applying the stack before training.", "max"),
+        Metric("train.teacher_s", "s", "lower", "Making a teacher ready for the stack to learn from: loading, tuning.", "max"),
         Metric("infer.convert_s", "s", "lower", "Merging and converting after training.", "max"),
     )
 

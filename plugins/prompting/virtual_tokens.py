@@ -69,11 +69,10 @@ class VirtualTokens(nn.Module):
         return output
 
     def _values(self) -> Tensor:
-        if self.encoder is None:
-            values: Tensor = self.folded
-            return values
-        values = self.encoder(torch.arange(self.count, device=self.model.device)[None])[0]
-        return values.to(self.model.dtype)
+        values: Tensor = self.folded
+        if self.encoder is not None:
+            values = self.encoder(torch.arange(self.count, device=self.model.device)[None])[0]
+        return values.to(self.model.dtype)  # which may be another since they were folded
 
     def _inputs(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
         raise NotImplementedError

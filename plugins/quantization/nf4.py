@@ -22,8 +22,8 @@ class NF4(BeforeOrAfter):
     `["nf4", "lora"]`; alone it has nothing to train: `at = "infer"` trains in float and converts afterwards. A block of weights
     shares a scale, and scales are themselves in 8 bits (`double`): about 4.13 bits per weight. Every call unpacks the weights:
     it saves memory and not time. CPUs with AVX512-BF16 have a fused kernel for inference, in bfloat16. Embeddings and the head
-    stay float, as does what a model asks to keep in float32 (T5). Merging LoRA rounds the sum to NF4 again; `merged = false`
-    avoids that. Needs bitsandbytes.
+    stay float, as does what a model asks to keep in float32 (T5), and a layer whose inputs 32 does not divide. Merging LoRA
+    rounds the sum to NF4 again; `merged = false` avoids that. Needs bitsandbytes.
     """
 
     name: ClassVar = "nf4"
@@ -61,7 +61,13 @@ class NF4(BeforeOrAfter):
             return converted
 
         kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())  # T5 casts its input to this layer's weight type
-        layers = {n: layer for n, layer in linear_layers(model, self.name).items() if kept.isdisjoint(n.split("."))}
+        layers = {
+            name: layer
+            for name, layer in linear_layers(model, self.name).items()
+            if self._block(layer) and kept.isdisjoint(name.split("."))
+        }
+        if not layers:
+            raise InputError(f"nf4: no linear layer whose inputs are a multiple of {_BLOCK_SIZES[-1]}")
         model.is_loaded_in_4bit = True  # type: ignore[assignment]  # by which peft knows to merge through bitsandbytes
         return replace_each(model, layers, packed)
 
@@ -75,12 +81,9 @@ class NF4(BeforeOrAfter):
                 layer.fuse()
         return inference
 
-    def _block(self, layer: "nn.Linear") -> int:
+    def _block(self, layer: "nn.Linear") -> int | None:
         """The largest that rows are made of: bitsandbytes' AVX-512 kernels begin each row with a scale of its own."""
-        inputs = layer.in_features
-        if fitting := [size for size in _BLOCK_SIZES if size <= self.block_size and inputs % size == 0]:
-            return fitting[0]
-        raise InputError(f"nf4: a layer of {inputs} inputs has no whole number of blocks of {_BLOCK_SIZES[-1]} weights")
+        return next((size for size in _BLOCK_SIZES if size <= self.block_size and layer.in_features % size == 0), None)
 
     def restore(self, tensors: "dict[str, Tensor]", model: "nn.Module", ctx: Context) -> "dict[str, Tensor]":
         """Put the packed weights with their scales into the layers again."""

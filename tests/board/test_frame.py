@@ -13,10 +13,16 @@ def write(folder, record):
 
 def test_one_row_per_trial_and_metric(tmp_path):
     cell = make_cell("lora", techniques=(("lora", {"rank": 4}), ("int8", {})), option_axes={"lora.rank": 4})
-    record = make_record(cell=cell, quality=QualityScores(scores={"bits_per_byte": 2.5}, before={"bits_per_byte": 3.0}, n=4))
+    record = make_record(
+        cell=cell,
+        quality=QualityScores(
+            scores={"bits_per_byte": 2.5}, before={"bits_per_byte": 3.0}, teacher={"bits_per_byte": 2.2}, n=4
+        ),
+    )
     frame = tidy([(tmp_path / "x.json", record)]).set_index("metric")
     assert frame.loc["quality.bits_per_byte", "value"] == 2.5
     assert frame.loc["quality_before.bits_per_byte", "value"] == 3.0
+    assert frame.loc["quality_teacher.bits_per_byte", "value"] == 2.2
     assert frame.loc["train.tokens_per_s", ["value", "n", "unit"]].tolist() == [1000.0, 10, "tokens/s"]
     assert set(frame["techniques"]) == {"lora + int8"}
     assert set(frame["lora.rank"]) == {4}

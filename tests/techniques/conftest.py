@@ -115,6 +115,9 @@ class Harness:
         torch.manual_seed(1)
         for technique in techniques:
             self.model = technique.apply(self.model, self.context)
+        for technique in techniques:
+            if teacher := technique.teacher(self.context):
+                self.context.kept[technique.name] = teacher
 
     def train(self, steps=2):
         trainable = [p for p in self.model.parameters() if p.requires_grad]

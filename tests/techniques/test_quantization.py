@@ -129,9 +129,15 @@ def test_nf4_is_near_whatever_the_block_and_the_inputs(inputs, block_size):
     assert (model(x) - expected).pow(2).mean().sqrt() < 0.15 * expected.std()
 
 
-def test_nf4_needs_inputs_of_whole_blocks():
-    with pytest.raises(InputError, match="40 inputs has no whole number of blocks"):
-        technique("nf4").convert(nn.Sequential(nn.Linear(40, 32)), Harness(llama, []).context)
+def test_nf4_leaves_what_has_no_whole_blocks():
+    from bitsandbytes.nn import Linear4bit
+
+    context = Harness(llama, []).context
+    model = technique("nf4").convert(nn.Sequential(nn.Linear(64, 40), nn.Linear(40, 32)), context)
+    assert [type(layer) is nn.Linear for layer in model] == [False, True]
+    assert isinstance(model[0], Linear4bit)
+    with pytest.raises(InputError, match="no linear layer whose inputs are a multiple of 32"):
+        technique("nf4").convert(nn.Sequential(nn.Linear(40, 32)), context)
 
 
 def test_nf4_trains_as_before_when_it_was_evaluated_in_between():

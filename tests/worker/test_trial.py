@@ -134,6 +134,36 @@ def test_times_are_of_steps_alone(run):
     assert value(outcome, "infer.convert_s") == 7.0
 
 
+def test_a_teacher_is_timed_by_itself_evaluated_and_kept_for_its_technique(run):
+    from effbench.plugin import Technique
+
+    seen = []
+
+    class Taught(Technique):
+        name = "taught"
+        family = "distillation"
+
+        def teacher(self, ctx):
+            ctx.calibration(1)  # 1000 s on this clock
+            return ctx.base_model()
+
+        def train(self, step, ctx):
+            seen.append(ctx.kept["taught"])
+            return step
+
+    outcome = run(Taught())
+    assert outcome.status == "ok", outcome.error
+    assert len(seen) == 1
+    assert value(outcome, "train.teacher_s") == 1000.0
+    assert value(outcome, "train.step_s") == 1.0
+    assert {kind: outcome.quality[kind] for kind in ("scores", "before", "teacher")} == dict.fromkeys(
+        ("scores", "before", "teacher"), {"bits_per_byte": 8.0}
+    )
+    plain = run()
+    assert "train.teacher_s" not in plain.metrics
+    assert plain.quality["teacher"] == {}
+
+
 def test_throughput_times_mean_time_is_the_volume(run):
     outcome = run()
     assert value(outcome, "train.tokens_per_s") * 1.0 == 3 * 20
