@@ -209,23 +209,57 @@ def test_a_causal_form_sees_no_later_token_unless_it_is_known_to_leak(name):
     assert torch.equal(before, after) is (name != "topk published")
 
 
+SMALL = {
+    "window": Window(5),
+    "longformer": Window(5, first=2),
+    "bigbird": RandomBlocks(4, window=1, outer=1, drawn=1, seed=0),
+    "topk": RoutedBlocks(4, 2, first_query=True),
+    "topk published": RoutedBlocks(4, 2, first_query=False),
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("name", FORMS)
-def test_gradients_are_those_of_finite_differences(name, causal):
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_are_those_of_finite_differences(name, causal, dropout):
     heads = heads_of(21, causal=causal, batch=1, groups=1, heads=2, channels=2, padding=padded(21, "right")[:1])
-    small = {
-        "window": Window(5),
-        "longformer": Window(5, first=2),
-        "bigbird": RandomBlocks(4, window=1, outer=1, drawn=1, seed=0),
-        "topk": RoutedBlocks(4, 2, first_query=True),
-        "topk published": RoutedBlocks(4, 2, first_query=False),
-    }
     inputs = [x.requires_grad_() for x in (heads.q, heads.k, heads.v)]
 
     def attend(q, k, v):
-        return small[name](Layer(), Heads(q, k, v, heads.padding, 0.3, 0.0, causal))
+        torch.manual_seed(3)
+        return SMALL[name](Layer(), Heads(q, k, v, heads.padding, 0.3, dropout, causal))
 
     assert torch.autograd.gradcheck(attend, inputs)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_gradients_through_whole_blocks_are_those_of_finite_differences(first):
+    """The band's blocks are of 64 queries; so many numbers are differentiated along one random direction."""
+    heads = heads_of(210, batch=1, groups=1, heads=2, channels=2)
+    inputs = [x.requires_grad_() for x in (heads.q, heads.k, heads.v)]
+
+    def attend(q, k, v):
+        return Window(70, first)(Layer(), Heads(q, k, v, None, 0.3, 0.0, True))
+
+    assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_kept_for_the_backward_pass_is_not_much_more_than_exact_attention_keeps(name, causal):
+    """Which is q, k, v and the output."""
+    heads = heads_of(2048, causal=causal, heads=2, groups=2, batch=1, dtype=torch.float32)
+    inputs = [x.requires_grad_() for x in (heads.q, heads.k, heads.v)]
+    kept = {}
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    wide = FORMS | {"window": Window(256), "longformer": Window(256, first=3)}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        result = wide[name](Layer(), heads)
+    assert sum(kept.values()) < 2 * 4 * inputs[0].untyped_storage().nbytes(), f"for {result.shape}"
 
 
 class NoLargeTensor(TorchDispatchMode):

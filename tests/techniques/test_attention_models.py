@@ -155,6 +155,14 @@ def test_stands_before_or_behind_lora(name, order, merged):
     torch.testing.assert_close(full[:, :30], logits_of(inference, IDS[:, :30]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_trains_under_autocast_nearly_as_without(name):
+    form = CATALOG.technique(name, SMALL[name])
+    full, half = (Harness(llama, [form, *more]).train() for more in ([], [CATALOG.technique("mixed_precision", {})]))
+    assert full != half
+    assert full == pytest.approx(half, abs=0.02)
+
+
 def test_two_models_in_one_process_keep_their_own_forms():
     wide, narrow = llama(), llama()
     install(wide, "test", Window(200))
