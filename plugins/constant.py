@@ -30,6 +30,10 @@ class Constant(Technique):
         """Nothing that changes the model would be left."""
         return "constant replaces the model: nothing may stand before it" if earlier else None
 
+    def unsupported_before(self, later: "Sequence[Technique]") -> str | None:
+        """There is no model left to change."""
+        return "constant replaces the model: nothing may stand behind it" if later else None
+
     def unsupported_phase(self, cell: Cell, phase: Literal["train", "infer"]) -> str | None:
         """It is counted, not trained."""
         return "constant predicts frequencies, which are counted" if phase == "train" else None

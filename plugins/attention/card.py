@@ -1,6 +1,7 @@
 """What all attention forms have in common, without torch."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,24 @@ class AttentionForm(Technique):
         if ctx.cell.facts.causal and form.past_layer() is not None:
             install_cache(inference.model, form)
         return inference
+
+
+class FewerHeads(Technique):
+    """A technique that makes the linear layers around attention heads smaller, before training."""
+
+    sets: ClassVar[tuple[str, ...]] = ("attention heads",)
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Heads are found in models of one stack."""
+        return no_form_for(cell.facts.model_type)
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """The layers must still be plain ones, and what is put beside them must know their size."""
+        for technique in earlier:
+            converted = "linear weights" in technique.sets and getattr(technique, "at", "infer") != "infer"
+            if converted or technique.family == "peft":
+                return f"{technique.name} changes the layers that {self.name} makes smaller: list it behind {self.name}"
+        return None
 
 
 @cache

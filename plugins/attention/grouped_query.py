@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from effbench.plugin import Cell, Context, Technique
+from effbench.plugin import Cell, Context
 
-from .card import no_form_for
+from .card import FewerHeads
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class GroupedQuery(Technique):
+class GroupedQuery(FewerHeads):
     """Fewer key and value heads, each a mean of old ones (GQA: Ainslie et al. 2023, arXiv 2305.13245).
 
     The KV cache and what a decode step reads of it shrink by the number of heads that become one; with one group it is
@@ -24,14 +24,13 @@ class GroupedQuery(Technique):
 
     name: ClassVar = "grouped_query"
     family: ClassVar = "attention"
-    sets: ClassVar = ("attention heads",)
     imports: ClassVar = (f"{__package__}.projections",)
 
     groups: int = Field(default=1, ge=1, description="key heads, and value heads, that each layer is left with")
 
     def unsupported(self, cell: Cell) -> str | None:
         """Groups are of equal size, and more than one head each."""
-        if reason := no_form_for(cell.facts.model_type):
+        if reason := super().unsupported(cell):
             return reason
         heads = cell.facts.kv_heads
         if heads <= self.groups or heads % self.groups:

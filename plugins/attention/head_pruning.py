@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from effbench.plugin import Cell, Context, Technique
+from effbench.plugin import Context
 
-from .card import no_form_for
+from .card import FewerHeads
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class HeadPruning(Technique):
+class HeadPruning(FewerHeads):
     """Remove the attention heads that the loss depends on least (Michel et al. 2019, arXiv 1905.10650).
 
     A head's score is the mean size of the loss's derivative by a gate on it, on a few training batches, relative to its layer;
@@ -25,15 +25,12 @@ class HeadPruning(Technique):
 
     name: ClassVar = "head_pruning"
     family: ClassVar = "pruning"
-    sets: ClassVar = ("attention heads",)
     imports: ClassVar = (f"{__package__}.importance",)
 
-    share: float = Field(default=0.25, ge=0, lt=1, description="of all heads (key heads, where query heads share them)")
+    share: float = Field(
+        default=0.25, ge=0, lt=1, description="of all heads (key heads, where query heads share them); above 0 at least one"
+    )
     batches: int = Field(default=4, ge=1, description="training batches that heads are scored on")
-
-    def unsupported(self, cell: Cell) -> str | None:
-        """Models of one stack."""
-        return no_form_for(cell.facts.model_type)
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Score, and remove."""

@@ -21,7 +21,7 @@ def prune_heads(layers: Sequence[Projections], importance: Sequence[Tensor], sha
     scores = torch.cat(list(importance))
     places = [(layer, head) for layer, of_layer in enumerate(importance) for head in range(len(of_layer))]
     kept = [set(range(len(of_layer))) for of_layer in importance]
-    left = round(share * len(places))
+    left = max(1, round(share * len(places))) if share else 0  # a row named after this must not be the untouched model
     for index in scores.argsort(stable=True).tolist():
         layer, head = places[index]
         if left and len(kept[layer]) > 1:

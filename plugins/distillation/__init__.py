@@ -114,7 +114,8 @@ class Distillation(Technique):
 
 def _changes_layers(technique: Technique) -> bool:
     """Before training."""
-    return technique.family == "peft" or ("linear weights" in technique.sets and getattr(technique, "at", "infer") != "infer")
+    converts = {"linear weights", "layer sizes"} & set(technique.sets) and getattr(technique, "at", "infer") != "infer"
+    return technique.family == "peft" or "attention heads" in technique.sets or bool(converts)
 
 
 @hookimpl

@@ -25,6 +25,7 @@ class StructuredPruning(Pruning):
     """
 
     name: ClassVar = "structured_pruning"
+    sets: ClassVar = ("layer sizes",)
     imports: ClassVar = (f"{__package__}.structure", f"{__package__}.scores")
 
     what: Literal["channels", "heads", "layers"] = Field(
