@@ -112,6 +112,13 @@ class Technique(BaseModel):
         """Why one phase must be skipped while the rest is measured, or None. Called when planning, without torch."""
         return None
 
+    def leaks(self, cell: Cell) -> str | None:
+        """How this technique lets a causal model see later tokens, or None. Called when planning, without torch.
+
+        A model that has seen the next token predicts it well: such a row is shown, but its quality means nothing.
+        """
+        return None
+
     def degree(self, world_size: int) -> int:
         """How many ranks this technique spreads over along its dimension."""
         return world_size if self.dimension else 1

@@ -1,0 +1,95 @@
+"""A cache of a form's own: constant memory, whatever the context. This module needs torch."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
+
+
+class PastLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
+    """What one layer keeps of the tokens it has seen. Positions count all of these, kept or not."""
+
+    seen = 0
+    is_sliding = False
+
+    @abstractmethod
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Take in new tokens (B, KV, n, d) and add n to `seen`; the keys and values that the form is then called with."""
+
+    def returned(self, padding: Tensor) -> Tensor:
+        """Of the padding of all tokens seen (B, seen), that of the keys which `update` returned last."""
+        return padding
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is allocated before the first tokens come."""
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+
+    def reset(self) -> None:
+        """As new."""
+        self.seen, self.is_initialized = 0, False
+
+    def get_seq_length(self) -> int:
+        """Tokens seen: the next one's position."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Padding is asked for as if nothing was ever dropped; `returned` picks from it."""
+        return self.seen + query_length, 0
+
+    def get_max_length(self) -> int:
+        """There is no end."""
+        return -1
+
+
+def provide_cache(model: nn.Module, layer_for: Callable[[int | None], PastLayer | None]) -> None:
+    """Whenever the innermost decoder is to use a cache and brings none, it gets one of these layers.
+
+    `layer_for` is given the window that the model itself restricts a layer to, or None. A cache that the caller brings (prefix
+    tuning begins with one) is taken over, with what it held. A hook and not a wrapped prefill, so that it holds for `generate`
+    and for whatever other techniques make of prefill.
+    """
+    decoder: Any = [module for module in model.modules() if isinstance(module, PreTrainedModel)][-1]
+    attentions = [module for module in attention_modules(decoder) if getattr(module, "layer_idx", None) is not None]
+
+    def before_forward(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        cache: Any = kwargs.get("past_key_values")
+        if not any(isinstance(layer, PastLayer) for layer in getattr(cache, "layers", ())):
+            if not kwargs.get("use_cache"):
+                return args, kwargs
+            cache = _cache_of(decoder.config, cache, layer_for)
+        for attention in attentions:
+            layer = cache.layers[attention.layer_idx]
+            attention.past = layer if isinstance(layer, PastLayer) else None
+        return args, kwargs | {"past_key_values": cache}
+
+    def after_forward(*_: Any) -> None:
+        for attention in attentions:
+            attention.past = None
+
+    decoder.register_forward_pre_hook(before_forward, with_kwargs=True)
+    decoder.register_forward_hook(after_forward, always_call=True)
+
+
+def past_of(module: nn.Module) -> PastLayer | None:
+    """The attention module's own cache layer, while its decoder runs with one."""
+    return getattr(module, "past", None)
+
+
+def attention_modules(model: nn.Module) -> list[Any]:
+    """The modules that call the attention interface, in the order of their layers."""
+    return [module for module in model.modules() if hasattr(module, "is_causal")]
+
+
+def _cache_of(config: Any, given: Any, layer_for: Callable[[int | None], PastLayer | None]) -> Cache:
+    layers = []
+    held = getattr(given, "layers", ())
+    for number, usual in enumerate(DynamicCache(config=config).layers):
+        layer = layer_for(getattr(usual, "sliding_window", None)) or usual
+        layer.is_sliding = usual.is_sliding  # by it transformers finds the layers that a mask is for
+        if number < len(held) and isinstance(held[number], DynamicLayer) and held[number].get_seq_length():
+            layer.update(held[number].keys, held[number].values)
+        layers.append(layer)
+    return Cache(layers=layers)

@@ -1,0 +1,72 @@
+"""What all attention forms have in common, without torch."""
+
+from abc import abstractmethod
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from effbench.plugin import Cell, Context, Inference, Technique
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .form import Form
+
+
+class AttentionForm(Technique):
+    """A technique that puts another attention into every layer; it gives the form, and this class does the rest."""
+
+    family: ClassVar = "attention"
+    sets: ClassVar[tuple[str, ...]] = ("attention",)
+    imports: ClassVar[tuple[str, ...]] = (f"{__package__}.interface",)
+
+    @abstractmethod
+    def form(self, ctx: Context) -> "Form":
+        """The form for this trial's model."""
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Forms are for self-attention through transformers' interface, with scores that are products and nothing else."""
+        return no_form_for(cell.facts.model_type)
+
+    def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
+        """Put the form in place of the model's attention."""
+        from .interface import install
+
+        install(model, self.name, self.form(ctx))
+        return model
+
+    def infer(self, inference: Inference, ctx: Context) -> Inference:
+        """Decode with the form's own cache, where it has one."""
+        from .interface import install_cache
+
+        form = self.form(ctx)
+        if ctx.cell.facts.causal and form.past_layer() is not None:
+            install_cache(inference.model, form)
+        return inference
+
+
+@cache
+def no_form_for(model_type: str) -> str | None:
+    """Why models of this type cannot take a form, or None, read in the source of the installed transformers.
+
+    Some types use the attention interface from one release on, so a list here would be wrong in another. A type whose source
+    is elsewhere (remote code) is looked at when its model is there.
+    """
+    source = _modeling_source(model_type)
+    if source is None:
+        return None
+    if "Seq2SeqLMOutput" in source:
+        return f"{model_type} has an encoder and a decoder; attention forms are for models of one stack"
+    if "ALL_ATTENTION_FUNCTIONS.get_interface(" not in source:
+        return f"{model_type} does not use transformers' attention interface, so its attention cannot be replaced"
+    return None
+
+
+def _modeling_source(model_type: str) -> str | None:
+    spec = find_spec("transformers")  # finds the package without importing it
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "models" / model_type.replace("-", "_")
+    files = sorted(folder.glob("modeling_*.py"))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files) or None

@@ -1,0 +1,109 @@
+"""Put an attention form into a transformers model. This module needs torch."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import prepare_padding_mask
+
+from effbench.plugin import InputError
+
+from .cache import PastLayer, past_of, provide_cache
+from .form import Form, Heads
+from .window import Window
+
+_numbers = count()
+_UNKNOWN_TO_FORMS = ("position_bias", "softcap", "s_aux")  # what some models add to the scores
+
+
+def install(model: nn.Module, name: str, form: Form) -> None:
+    """Make every attention layer of the model use this form. The names it is registered under are this model's alone.
+
+    A layer that has a sliding window of its own (Mistral, Gemma) keeps it: there, the form is a window, the narrower of the two
+    where the form is a window itself.
+    """
+    inner = transformers_model(model)
+    if reason := _refusal(inner):
+        raise InputError(f"{name}: {reason}")
+    key = f"effbench-{name}-{next(_numbers)}"
+    AttentionInterface.register(key, _attention(name, form))
+    AttentionMaskInterface.register(key, _padding)
+    inner.set_attn_implementation(key)
+
+
+def install_cache(model: nn.Module, form: Form) -> None:
+    """Let decoding use the cache layers of the form's own."""
+    provide_cache(model, lambda own_window: _acting(form, own_window).past_layer())
+
+
+def transformers_model(model: nn.Module) -> PreTrainedModel:
+    """The model inside whatever wraps it (peft, DDP)."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise InputError("an attention form needs a transformers model")
+
+
+def _refusal(model: PreTrainedModel) -> str | None:
+    """Why its attention cannot be replaced, or None. What the plan can know of it, the cards say."""
+    config: Any = model.config
+    if not model._can_set_attn_implementation():
+        return f"{config.model_type} does not use transformers' attention interface"
+    if config.is_encoder_decoder or getattr(config, "add_cross_attention", False):
+        return f"{config.model_type} has cross-attention, and forms are for self-attention"
+    if others := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        return f"{config.model_type} has layers of another kind: {', '.join(sorted(others))}"
+    return None
+
+
+def _acting(form: Form, own_window: int | None) -> Form:
+    """The form in a layer which the model restricts to a window, or not."""
+    if own_window is None or (isinstance(form, Window) and form.window <= own_window):
+        return form
+    return Window(own_window)
+
+
+def _attention(name: str, form: Form) -> Callable[..., tuple[Tensor, None]]:
+    """The form as transformers calls it."""
+
+    def attention(  # noqa: PLR0913 - transformers' signature
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        is_causal: bool | None = None,
+        sliding_window: int | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, None]:
+        for unknown in _UNKNOWN_TO_FORMS:
+            if others.get(unknown) is not None:
+                raise InputError(f"{name}: this model adds a {unknown} to its attention scores, which the form would leave out")
+        causal = bool(module.is_causal if is_causal is None else is_causal)
+        if sliding_window is not None and not causal:
+            raise InputError(f"{name}: this model's own two-sided windows cannot be combined with another form")
+        past: PastLayer | None = past_of(module)
+        if past is not None and attention_mask is not None:
+            attention_mask = past.returned(attention_mask)
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        heads = Heads(query, key, value, attention_mask, scaling, dropout, causal)
+        return _acting(form, sliding_window)(module, heads), None
+
+    return attention
+
+
+def _padding(*, kv_length: int, kv_offset: int, attention_mask: Tensor | None, **_: Any) -> Tensor | None:
+    """In place of an n × m mask: which of the keys are tokens (B, m), or None where all are."""
+    padding = prepare_padding_mask(attention_mask, kv_length, kv_offset)
+    if padding is None:
+        return None
+    if padding.ndim != 2:
+        raise InputError("an attention form takes a mask of tokens (batch, length), not one of query and key pairs")
+    padding = padding[:, kv_offset : kv_offset + kv_length].bool()
+    return padding if torch.compiler.is_compiling() or not padding.all() else None
