@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,3 +60,18 @@ class Form(ABC):
     def past_layer(self) -> PastLayer | None:
         """A new cache layer of the form's own for decoding; None leaves transformers' growing one."""
         return None
+
+
+class HeadShape(NamedTuple):
+    """What a layer's own parameters and buffers are shaped by."""
+
+    key_heads: int
+    width: int
+
+
+def head_shape(module: Any) -> HeadShape:
+    """Of one attention module, read where the architectures keep it."""
+    config = module.config
+    heads: int = config.num_attention_heads
+    width = getattr(module, "head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads
+    return HeadShape(getattr(config, "num_key_value_heads", None) or heads, width)

@@ -1,10 +1,18 @@
 """Keys and values projected along the length to a fixed number of slots. This module needs torch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from effbench.plugin import InputError
+
+from .cache import attention_modules
+from .form import Form, Heads
+from .interface import transformers_model
+
+_MODULE = "length_projection"
 
 
 class LengthProjection(nn.Module):
@@ -51,3 +59,20 @@ def _means(length: int, slots: int) -> Tensor:
     overlap = torch.minimum(tokens + 1, edges[1:, None]) - torch.maximum(tokens, edges[:-1, None])
     share = overlap.clamp(min=0)
     return (share / share.sum(dim=1, keepdim=True)).float()
+
+
+class Slots(Form):
+    """Exact attention to the slots; the projections are a module of the layer's."""
+
+    def __call__(self, module: nn.Module, heads: Heads) -> Tensor:
+        """Linear in the number of tokens."""
+        projection: Any = module.get_submodule(_MODULE)
+        inputs = (heads.q, heads.k, heads.v, heads.padding)
+        return attend(projection, *inputs, heads.scaling, heads.dropout).transpose(1, 2)
+
+
+def give_projections(model: nn.Module, length: int, slots: int, *, shared: bool) -> None:
+    """Each layer gets its own, of the model's type."""
+    inner = transformers_model(model)
+    for module in attention_modules(model):
+        module.add_module(_MODULE, LengthProjection(length, slots, shared=shared).to(inner.device, inner.dtype))

@@ -32,10 +32,10 @@ class Sums(NamedTuple):
         return cls(keys.new_zeros(batch, heads, features, channels + 1), keys.new_full((batch, heads, 1, 1), lowest))
 
 
-def orthogonal_gaussian(features: int, width: int) -> Tensor:
+def orthogonal_gaussian(features: int, width: int, generator: torch.Generator | None = None) -> Tensor:
     """(features, width): rows as long as Gaussian ones, at right angles to each other in blocks of `width` rows."""
-    blocks = [torch.linalg.qr(torch.randn(width, width)).Q.T for _ in range(-(-features // width))]
-    lengths = torch.randn(features, width).norm(dim=1, keepdim=True)
+    blocks = [torch.linalg.qr(torch.randn(width, width, generator=generator)).Q.T for _ in range(-(-features // width))]
+    lengths = torch.randn(features, width, generator=generator).norm(dim=1, keepdim=True)
     return torch.cat(blocks)[:features] * lengths
 
 
@@ -51,11 +51,18 @@ def bidirectional(query: Tensor, key: Tensor, value: Tensor, projection: Tensor,
 def causal(
     query: Tensor, key: Tensor, value: Tensor, projection: Tensor, padding: Tensor | None, before: Sums | None = None
 ) -> tuple[Tensor, Sums]:
-    """Attention of each query to the keys up to its own, and to those in `before`; and what all of them come to."""
+    """Attention of each query to the keys up to its own, and to those in `before`; and what all of them come to.
+
+    The queries are the last of the positions: keys may come before them.
+    """
     sums = before or Sums.none(key, *projection.shape)
     queries, _ = _features(_grouped(query, key), projection)
     keys, log_scale = _features(key, projection)
     log_scale, values = _without_padding(log_scale, padding), _with_ones(value)
+    length, earlier = query.shape[2], key.shape[2] - query.shape[2]
+    if earlier:
+        first, rest = zip(*(x.split([earlier, length], dim=-2) for x in (keys, log_scale, values)), strict=True)
+        sums, (keys, log_scale, values) = _added(*first, sums), rest
     outputs = []
     # `split` and not slices: the gradient of each slice would be a tensor of the whole length
     parts = (tensor.split(_CHUNK, dim=-2) for tensor in (queries, keys, log_scale, values))
@@ -73,9 +80,13 @@ def _step(queries: Tensor, keys: Tensor, log_scale: Tensor, values: Tensor, befo
     weights = (log_scale.mT - highest).masked_fill(later, -torch.inf).exp().unsqueeze(2)
     inside = ((queries @ keys.mT.unsqueeze(2)) * weights) @ values.unsqueeze(2)
     output = torch.addcmul(inside, queries @ before.values.unsqueeze(2), (before.log_scale - highest).exp().unsqueeze(2))
-    last = highest[:, :, -1:]
-    added = (keys * (log_scale - last).exp()).mT @ values
-    return output, Sums(torch.addcmul(added, before.values, (before.log_scale - last).exp()), last)
+    return output, _added(keys, log_scale, values, before)
+
+
+def _added(keys: Tensor, log_scale: Tensor, values: Tensor, before: Sums) -> Sums:
+    highest = torch.maximum(log_scale.detach().amax(-2, keepdim=True), before.log_scale)
+    added = (keys * (log_scale - highest).exp()).mT @ values
+    return Sums(torch.addcmul(added, before.values, (before.log_scale - highest).exp()), highest)
 
 
 def _features(x: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
