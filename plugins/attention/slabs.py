@@ -51,7 +51,7 @@ class Gradients:
     def __init__(self, operands: Operands) -> None:
         self._operands = operands
         q, k, planned = operands.q, operands.k, operands.planned
-        self._q, self._own_k, self._own_v = (q.new_zeros(*planned.chunks.row.shape, q.shape[-1]) for _ in range(3))
+        self._q, self._own_k, self._own_v = (q.new_empty(*planned.chunks.row.shape, q.shape[-1]) for _ in range(3))
         sorted_keys = planned.keys.position.flatten(0, 3)
         self._k, self._v = (k.new_zeros(len(sorted_keys), operands.chunk * k.shape[-1]) for _ in range(2))
 
