@@ -44,6 +44,28 @@ class PastLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         return -1
 
 
+class Growing(PastLayer):
+    """All keys and values, in time's order, with room for more: a token costs no copy of the past."""
+
+    _room = 128  # tokens
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = (x.new_empty(*x.shape[:2], 0, x.shape[3]) for x in (key_states, value_states))
+        start, self.seen = self.seen, self.seen + key_states.shape[2]
+        if self.seen > self.keys.shape[2]:
+            self.keys, self.values = (self._larger(x, start) for x in (self.keys, self.values))
+        self.keys[:, :, start : self.seen], self.values[:, :, start : self.seen] = key_states.detach(), value_states.detach()
+        return self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
+
+    def _larger(self, held: Tensor, count: int) -> Tensor:
+        larger = held.new_zeros(*held.shape[:2], self.seen + self._room, held.shape[3])
+        larger[:, :, :count] = held[:, :, :count]
+        return larger
+
+
 def provide_cache(model: nn.Module, layer_for: Callable[[int | None], PastLayer | None]) -> None:
     """Whenever the innermost decoder is to use a cache and brings none, it gets one of these layers.
 

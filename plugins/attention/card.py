@@ -22,7 +22,7 @@ class AttentionForm(Technique):
     imports: ClassVar[tuple[str, ...]] = (f"{__package__}.interface",)
 
     @abstractmethod
-    def form(self, ctx: Context) -> "Form":
+    def build(self, ctx: Context) -> "Form":
         """The form for this trial's model."""
 
     def unsupported(self, cell: Cell) -> str | None:
@@ -33,14 +33,14 @@ class AttentionForm(Technique):
         """Put the form in place of the model's attention."""
         from .interface import install
 
-        install(model, self.name, self.form(ctx))
+        install(model, self.name, self.build(ctx))
         return model
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """Decode with the form's own cache, where it has one."""
         from .interface import install_cache
 
-        form = self.form(ctx)
+        form = self.build(ctx)
         if ctx.cell.facts.causal and form.past_layer() is not None:
             install_cache(inference.model, form)
         return inference

@@ -29,7 +29,7 @@ class SlidingWindow(AttentionForm):
         default=256, ge=1, description="tokens: causal, the last ones with the token itself; two-sided, half on either side"
     )
 
-    def form(self, ctx: Context) -> "Form":
+    def build(self, ctx: Context) -> "Form":
         """A band."""
         from .window import Window
 

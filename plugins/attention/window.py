@@ -1,5 +1,6 @@
 """Sliding-window attention, and the ring that decoding with it needs. This module needs torch."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,13 @@ class Window(Form):
         """Linear in the number of tokens."""
         half = self.window // 2
         left, right = (self.window - 1, 0) if heads.causal else (half, half)
-        return band_attention(heads, Band(heads.causal, left, right, self.first))
+        attended = band_attention(heads, Band(heads.causal, left, right, self.first))
+        everywhere = self.first - (heads.k.shape[2] - heads.q.shape[2])  # queries among the first tokens
+        if heads.causal or everywhere <= 0:
+            return attended
+        mask = None if heads.padding is None else heads.padding[:, None, None]
+        first = replace(heads, q=heads.q[:, :, :everywhere]).softmax(mask)
+        return torch.cat([first, attended[:, everywhere:]], dim=1)
 
     def past_layer(self) -> PastLayer:
         """The keys and values that the next token can see, and no others."""
@@ -73,9 +80,8 @@ class Ring(PastLayer):
 
     def _kept(self) -> Tensor:
         """Positions of the tokens in the ring, in time's order."""
-        return torch.cat(
-            [torch.arange(min(self.first, self.seen)), torch.arange(max(self.first, self.seen - self.window), self.seen)]
-        )
+        first = min(self.first, self.seen)
+        return torch.cat([torch.arange(first), torch.arange(max(first, self.seen - self.window), self.seen)])
 
     def _slots(self, positions: Tensor) -> Tensor:
         return torch.where(positions < self.first, positions, self.first + (positions - self.first) % self.window)
