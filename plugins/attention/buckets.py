@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from .cache import PastLayer, attention_modules, past_of
-from .form import Form, Heads, head_shape
+from .chunks import Hashes, Rule
+from .form import Form, Heads, head_width
 from .hashing import buckets_of, rotations
-from .lsh import Rule, attend, decode, normalised
+from .lsh import attend, decode, normalised
 
 _BUFFER = "rotations"
 
@@ -22,24 +23,19 @@ class Buckets(Form):
 
     def __call__(self, module: nn.Module, heads: Heads) -> Tensor:
         """Linear in the number of tokens, but for sorting them."""
-        past: Any = past_of(module)
-        q, k, v, padding = heads.q, heads.k, heads.v, heads.padding
-        rotation = module.get_buffer(_BUFFER)
+        kind, heads = heads.v.dtype, heads.precise()
         if self.rule.shared:
-            k = _queries_as_keys(q, k)
-        query_buckets = buckets_of(q, rotation, self.buckets, _last(padding, q))
-        key_buckets = query_buckets if self.rule.shared and k.shape == q.shape else self._hashed(k, rotation, padding)
+            heads = replace(heads, k=_queries_as_keys(heads.q, heads.k))
+        rotation = module.get_buffer(_BUFFER)
+        queries, keys = (buckets_of(x, rotation, self.buckets, _last(heads.padding, x)) for x in (heads.q, heads.k))
+        past: Any = past_of(module)
         if past is not None:
-            k, v, key_buckets = past.keep(k, v, key_buckets)
-        if self.rule.strict and q.shape[2] == 1:
-            output = decode(q, k, v, query_buckets, key_buckets, self.rule, heads.scaling)
-        else:
-            rule = replace(self.rule, causal=heads.causal)
-            output = attend(q, k, v, query_buckets, key_buckets, rule, heads.scaling, heads.dropout)
-        return output.transpose(1, 2)
-
-    def _hashed(self, k: Tensor, rotation: Tensor, padding: Tensor | None) -> Tensor:
-        return buckets_of(k, rotation, self.buckets, _last(padding, k))
+            k, v, keys = past.keep(heads.k, heads.v, keys)
+            heads = replace(heads, k=k, v=v)
+        one = self.rule.strict and heads.q.shape[2] == 1
+        with torch.autocast(heads.q.device.type, enabled=False):
+            output = (decode if one else attend)(heads, Hashes(queries, keys), self.rule)
+        return output.to(kind).transpose(1, 2)
 
     def past_layer(self) -> PastLayer:
         """Keys and values as ever, and the keys' hashes."""
@@ -49,10 +45,10 @@ class Buckets(Form):
 class HashedPast(PastLayer):
     """`update` returns the new tokens; the form adds them with their hashes, and is given all."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.buckets: Tensor | None = None
-        self._new: tuple[Tensor, Tensor] | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    buckets: Tensor | None = None
+    _new: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """What the form has not yet seen."""
@@ -64,13 +60,11 @@ class HashedPast(PastLayer):
 
     def keep(self, keys: Tensor, values: Tensor, buckets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All keys and values so far, and the keys' buckets, with these at their end."""
-        self._new = None
-        if self.buckets is None:
-            self.keys, self.values, self.buckets = keys.detach(), values.detach(), buckets
-        else:
-            self.keys, self.values = _joined((self.keys, self.values), (keys.detach(), values.detach()))
-            self.buckets = torch.cat([self.buckets, buckets], dim=-1)
-        return self.keys, self.values, self.buckets
+        if self.keys is not None and self.values is not None and self.buckets is not None:
+            keys, values = _joined((self.keys, self.values), (keys, values))
+            buckets = torch.cat([self.buckets, buckets], dim=-1)
+        self._new, self.keys, self.values, self.buckets = None, keys.detach(), values.detach(), buckets
+        return keys, values, buckets
 
     def reset(self) -> None:
         """As new."""
@@ -79,16 +73,15 @@ class HashedPast(PastLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Beam search: rows move."""
-        if self.buckets is not None:
-            self.keys, self.values, self.buckets = (x.index_select(0, beam_idx) for x in (self.keys, self.values, self.buckets))
+        kept = (x if x is None else x.index_select(0, beam_idx) for x in (self.keys, self.values, self.buckets))
+        self.keys, self.values, self.buckets = kept
 
 
 def draw(model: nn.Module, rounds: int, buckets: int) -> None:
     """Give each layer rotations of its own."""
     device = next(model.parameters()).device
     for module in attention_modules(model):
-        shape = head_shape(module)
-        module.register_buffer(_BUFFER, rotations(shape.key_heads, shape.width, rounds, buckets).to(device))
+        module.register_buffer(_BUFFER, rotations(head_width(module), rounds, buckets).to(device))
 
 
 def _queries_as_keys(q: Tensor, k: Tensor) -> Tensor:

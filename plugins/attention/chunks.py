@@ -29,6 +29,13 @@ class Rule:
     """Keys are the queries: a token attends to itself only where it has nothing else. If not, it always may."""
 
 
+class Hashes(NamedTuple):
+    """The buckets of queries (B, H, rounds, n) and keys (B, KV, rounds, m); the n queries are the last of the m tokens."""
+
+    queries: Tensor
+    keys: Tensor
+
+
 class Sorted(NamedTuple):
     """Keys in the order of their buckets, each round filled up to whole chunks."""
 
@@ -65,18 +72,19 @@ class Plan(NamedTuple):
 
 
 @torch.no_grad()
-def plan(query_buckets: Tensor, key_buckets: Tensor, rule: Rule) -> Plan:
-    """From buckets (B, H, rounds, n) and (B, KV, rounds, m); the n queries are the last of the m tokens."""
-    tokens, length = key_buckets.shape[-1], query_buckets.shape[-1]
-    positions = torch.arange(tokens, device=key_buckets.device)
+def plan(hashes: Hashes, rule: Rule) -> Plan:
+    """Sort and cut."""
+    tokens, length = hashes.keys.shape[-1], hashes.queries.shape[-1]
+    positions = torch.arange(tokens, device=hashes.keys.device)
     # A bucket and a position in one number: sorted by bucket, and by position within it.
-    key_codes, key_order = (key_buckets * tokens + positions).sort(-1)
-    query_codes, query_order = (query_buckets * tokens + positions[tokens - length :]).sort(-1)
+    key_codes, key_order = (hashes.keys * tokens + positions).sort(-1)
+    query_codes, query_order = (hashes.queries * tokens + positions[tokens - length :]).sort(-1)
     group = query_codes.shape[1] // key_codes.shape[1]
     codes = key_codes.repeat_interleave(group, dim=1)
     anchor = torch.searchsorted(codes, query_codes, right=True) - 1
     first = torch.searchsorted(codes, query_codes - query_codes % tokens)  # of the query's bucket
-    chunks, place = _filled(query_order, anchor, torch.maximum(first, anchor - rule.chunk + 1), rule.chunk, tokens, group)
+    low = torch.maximum(first, anchor - rule.chunk + 1)
+    chunks, place = _filled(_Anchors(query_order, anchor, low), rule.chunk, tokens, group)
     return Plan(_sorted(key_codes, key_order, rule.chunk), chunks, torch.empty_like(place).scatter_(-1, query_order, place))
 
 
@@ -103,8 +111,19 @@ def _sorted(codes: Tensor, order: Tensor, chunk: int) -> Sorted:
     return Sorted(position.unflatten(-1, (-1, chunk)), place)
 
 
-def _filled(order: Tensor, anchor: Tensor, low: Tensor, chunk: int, tokens: int, group: int) -> tuple[Chunks, Tensor]:
+class _Anchors(NamedTuple):
+    """Of queries in the order of their buckets (B, H, rounds, n)."""
+
+    order: Tensor
+    """Which query it is."""
+    anchor: Tensor
+    low: Tensor
+    """The first sorted key that the strict rule shows it."""
+
+
+def _filled(sorted_queries: _Anchors, chunk: int, tokens: int, group: int) -> tuple[Chunks, Tensor]:
     """Sorted queries put into chunks of queries, and where each of them came to be."""
+    order, anchor, low = sorted_queries
     (batch, heads, rounds, length), device = order.shape, order.device
     per_round = -(-tokens // chunk)
     block = anchor.clamp(min=0) // chunk
@@ -117,7 +136,7 @@ def _filled(order: Tensor, anchor: Tensor, low: Tensor, chunk: int, tokens: int,
 
     def placed(numbers: Tensor, empty: int) -> Tensor:
         filled = numbers.new_full((batch, heads, rounds, count * chunk), empty)
-        return filled.scatter_(-1, slot, numbers).unflatten(-1, (count, chunk))
+        return filled.scatter_(-1, slot, numbers).view(batch, heads, rounds, count, chunk)
 
     head = torch.arange(batch * heads, device=device).view(batch, heads, 1)
     round_ = torch.arange(rounds, device=device)

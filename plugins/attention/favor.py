@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .cache import PastLayer, attention_modules, past_of
-from .form import Form, Heads, head_shape
+from .form import Form, Heads, head_width
 from .random_features import Sums, bidirectional, causal, orthogonal_gaussian
 
 _BUFFER = "random_features"
@@ -17,18 +17,16 @@ class Favor(Form):
 
     def __call__(self, module: nn.Module, heads: Heads) -> Tensor:
         """Linear in the number of tokens; in float32 at least, for the sums grow long."""
-        kind = heads.q.dtype
-        precise = torch.promote_types(kind, torch.float32)
+        kind, heads = heads.q.dtype, heads.precise()
+        projection = module.get_buffer(_BUFFER).to(heads.q.dtype)
+        past: Any = past_of(module)
         with torch.autocast(heads.q.device.type, enabled=False):
-            root = heads.scaling**0.5
-            inputs = (root * heads.q.to(precise), root * heads.k.to(precise), heads.v.to(precise))
-            projection = module.get_buffer(_BUFFER).to(precise)
-            if not heads.causal:
-                return bidirectional(*inputs, projection, heads.padding).to(kind).transpose(1, 2)
-            past: Any = past_of(module)
-            output, sums = causal(*inputs, projection, heads.padding, past and past.sums)
-            if past is not None:
-                past.keep(sums)
+            if heads.causal:
+                output, sums = causal(heads, projection, past and past.sums)
+            else:
+                output = bidirectional(heads, projection)
+        if past is not None:
+            past.keep(sums)
         return output.to(kind).transpose(1, 2)
 
     def past_layer(self) -> PastLayer:
@@ -39,20 +37,23 @@ class Favor(Form):
 class PastSums(PastLayer):
     """`keys` and `values` are those that came since the last query; the form takes them into `sums`."""
 
+    keys: Tensor | None = None
+    values: Tensor | None = None
     sums: Sums | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """What the form has not yet seen."""
         self.lazy_initialization(key_states, value_states)
-        waiting = self.keys is not None
-        self.keys = torch.cat([self.keys, key_states], dim=2) if waiting else key_states
-        self.values = torch.cat([self.values, value_states], dim=2) if waiting else value_states
         self.seen += key_states.shape[2]
-        return self.keys, self.values
+        if self.keys is not None and self.values is not None:
+            key_states = torch.cat([self.keys, key_states], dim=2)
+            value_states = torch.cat([self.values, value_states], dim=2)
+        self.keys, self.values = key_states, value_states
+        return key_states, value_states
 
     def returned(self, padding: Tensor) -> Tensor:
         """The last of the tokens."""
-        return padding[:, -self.keys.shape[2] :]
+        return padding if self.keys is None else padding[:, -self.keys.shape[2] :]
 
     def keep(self, sums: Sums) -> None:
         """The tokens are in the sums now, and are forgotten."""
@@ -74,5 +75,5 @@ def draw(model: nn.Module, features: int, generator: torch.Generator | None = No
     """Give each layer random features of its own, in place of those it may have."""
     device = next(model.parameters()).device
     for module in attention_modules(model):
-        projection = orthogonal_gaussian(features, head_shape(module).width, generator)
+        projection = orthogonal_gaussian(features, head_width(module), generator)
         module.register_buffer(_BUFFER, projection.to(device))

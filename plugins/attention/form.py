@@ -1,9 +1,10 @@
 """What an attention form is, and what it is given. This module needs torch."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +33,11 @@ class Heads:
     """Of the weights after softmax; 0 unless training."""
     causal: bool
     """Whether a query may see only keys up to its own position."""
+
+    def precise(self) -> "Heads":
+        """In float32 at least, for what sums over many tokens."""
+        kind = torch.promote_types(self.q.dtype, torch.float32)
+        return replace(self, q=self.q.to(kind), k=self.k.to(kind), v=self.v.to(kind))
 
     def softmax(self, mask: Tensor | None = None) -> Tensor:
         """PyTorch's exact attention, of pairs where the mask is True → (B, n, H, d). Ignores `padding` and `causal`."""
@@ -62,16 +68,7 @@ class Form(ABC):
         return None
 
 
-class HeadShape(NamedTuple):
-    """What a layer's own parameters and buffers are shaped by."""
-
-    key_heads: int
-    width: int
-
-
-def head_shape(module: Any) -> HeadShape:
-    """Of one attention module, read where the architectures keep it."""
-    config = module.config
-    heads: int = config.num_attention_heads
-    width = getattr(module, "head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads
-    return HeadShape(getattr(config, "num_key_value_heads", None) or heads, width)
+def head_width(module: Any) -> int:
+    """Channels of one head of an attention module, under the names that architectures give it."""
+    width: int = getattr(module, "head_dim", None) or module.attention_head_size
+    return width

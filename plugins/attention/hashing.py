@@ -7,15 +7,16 @@ PADDING = 2**20  # the bucket of what is no token: behind all others, so that no
 _MOST_AT_ONCE = 64  # buckets that one product tells apart; more are the pairs of two products, whose cost grows as the root
 
 
-def rotations(heads: int, width: int, rounds: int, buckets: int) -> Tensor:
-    """(heads, width, rounds, …): random projections for `buckets`, a power of two, in each of the rounds."""
-    return torch.randn(heads, width, rounds, sum(_factors(buckets)) // 2)
+def rotations(width: int, rounds: int, buckets: int) -> Tensor:
+    """(1, width, rounds, …): random projections for `buckets`, a power of two, in each of the rounds, for any head."""
+    return torch.randn(1, width, rounds, sum(_factors(buckets)) // 2)
 
 
 def buckets_of(x: Tensor, rotation: Tensor, buckets: int, padding: Tensor | None) -> Tensor:
     """(B, H, rounds, n): in each round, which of the projected directions and their opposites x (B, H, n, d) is nearest to.
 
-    Heads that share a key's head share its rotations. No gradient passes a choice.
+    Rotations (heads, width, rounds, …) are one for all heads, or one for each, or for each group of neighbours. No gradient
+    passes a choice.
     """
     grouped = x.detach().unflatten(1, (rotation.shape[0], -1))
     projected = torch.einsum("bkgnd,kdrj->bkgrnj", grouped, rotation.to(x.dtype)).flatten(1, 2)

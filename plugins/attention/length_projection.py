@@ -1,10 +1,9 @@
 """Keys and values projected along the length to a fixed number of slots. This module needs torch."""
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from effbench.plugin import InputError
 
@@ -12,7 +11,7 @@ from .cache import attention_modules
 from .form import Form, Heads
 from .interface import transformers_model
 
-_MODULE = "length_projection"
+MODULE = "length_projection"
 
 
 class LengthProjection(nn.Module):
@@ -37,21 +36,6 @@ class LengthProjection(nn.Module):
         return weight[:, :tokens] @ x
 
 
-def attend(
-    projection: LengthProjection,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    padding: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-) -> Tensor:
-    """(B, H, n, d): exact attention of every query to the slots."""
-    keys, values = projection(key, value, padding)
-    grouped = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(query, keys, values, dropout_p=dropout, scale=scaling, enable_gqa=grouped)
-
-
 def _means(length: int, slots: int) -> Tensor:
     """(slots, length): each slot starts as the mean of an equal share of the tokens. As many slots as tokens: the identity."""
     edges = torch.linspace(0, length, slots + 1, dtype=torch.float64)
@@ -66,13 +50,12 @@ class Slots(Form):
 
     def __call__(self, module: nn.Module, heads: Heads) -> Tensor:
         """Linear in the number of tokens."""
-        projection: Any = module.get_submodule(_MODULE)
-        inputs = (heads.q, heads.k, heads.v, heads.padding)
-        return attend(projection, *inputs, heads.scaling, heads.dropout).transpose(1, 2)
+        k, v = module.get_submodule(MODULE)(heads.k, heads.v, heads.padding)
+        return replace(heads, k=k, v=v).softmax()
 
 
 def give_projections(model: nn.Module, length: int, slots: int, *, shared: bool) -> None:
     """Each layer gets its own, of the model's type."""
     inner = transformers_model(model)
     for module in attention_modules(model):
-        module.add_module(_MODULE, LengthProjection(length, slots, shared=shared).to(inner.device, inner.dtype))
+        module.add_module(MODULE, LengthProjection(length, slots, shared=shared).to(inner.device, inner.dtype))

@@ -35,10 +35,12 @@ class Linformer(AttentionForm):
     def unsupported(self, cell: Cell) -> str | None:
         """A slot that holds a later token shows it to every query."""
         if cell.facts.causal:
-            return f"linformer mixes all positions into each slot, and {cell.facts.model_type} is causal: it would see the future"
+            return (
+                f"linformer mixes all positions into every slot: {cell.facts.model_type}, which is causal, would see the future"
+            )
         return super().unsupported(cell)
 
-    def form(self, ctx: Context) -> "Form":
+    def build(self, ctx: Context) -> "Form":
         """The same for all layers, whose projections are their own."""
         from .length_projection import Slots
 

@@ -11,44 +11,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunks import Rule, allowed, plan
+from .chunks import Hashes, Rule, allowed, plan
+from .form import Heads
 from .slabs import Gradients, Operands, Slab, in_order, rows_of
 
 _NEVER = -1e9  # the score of what must not count
 _LAST_RESORT = -1e3  # a token's score with itself, which with shared queries and keys would drown all others
 
 
-def attend(  # noqa: PLR0913 - the arguments of attention
-    q: Tensor, k: Tensor, v: Tensor, query_buckets: Tensor, key_buckets: Tensor, rule: Rule, scaling: float, dropout: float = 0.0
-) -> Tensor:
-    """(B, H, n, d) from q (B, H, n, d), k and v (B, KV, m, d) and their buckets (B, heads, rounds, …).
-
-    The n queries are the last of the m tokens. A key that a query meets in several rounds counts as often.
-    """
-    seed = int(torch.randint(2**31, ())) if dropout else 0
-    output: Tensor = _Attention.apply(q, k, v, plan(query_buckets, key_buckets, rule), _Weights(rule, scaling, dropout, seed))
+def attend(heads: Heads, hashes: Hashes, rule: Rule) -> Tensor:
+    """(B, H, n, d). A key that a query meets in several rounds counts as often."""
+    seed = int(torch.randint(2**31, ())) if heads.dropout else 0
+    weights = _Weights(rule, heads.scaling, heads.dropout, seed)
+    output: Tensor = _Attention.apply(heads.q, heads.k, heads.v, plan(hashes, rule), weights)  # type: ignore[no-untyped-call]  # torch's
     return output
 
 
-def decode(
-    q: Tensor, k: Tensor, v: Tensor, query_buckets: Tensor, key_buckets: Tensor, rule: Rule, scaling: float
-) -> Tensor:
+def decode(heads: Heads, hashes: Hashes, rule: Rule) -> Tensor:
     """(B, H, 1, d): what the strict rule gives the last token alone, without sorting the others."""
-    heads = q.shape[1] // k.shape[1]
-    same = key_buckets.repeat_interleave(heads, dim=1) == query_buckets  # (B, H, rounds, m)
+    q = heads.q.unflatten(1, (heads.k.shape[1], -1)).squeeze(3)  # (B, KV, G, d)
+    same = hashes.keys.repeat_interleave(q.shape[2], dim=1) == hashes.queries  # (B, H, rounds, m)
     recent = same.flip(-1).cumsum(-1).flip(-1) <= rule.chunk
     times = (same & recent).sum(2).to(q.dtype)
     times[..., -1] = same.shape[2]  # itself, in every round
-    scores = scaling * (q.unflatten(1, (-1, heads)).squeeze(3) @ k.mT).flatten(1, 2)
+    scores = heads.scaling * (q @ heads.k.mT)
     if rule.shared:
         scores[..., -1] = _LAST_RESORT
-    weights = (scores + times.log()).softmax(-1)
-    return (weights.unflatten(1, (-1, heads)) @ v).flatten(1, 2).unsqueeze(2)
+    weights = (scores + times.log().view_as(scores)).softmax(-1)
+    output: Tensor = (weights @ heads.v).flatten(1, 2).unsqueeze(2)
+    return output
 
 
 def normalised(x: Tensor) -> Tensor:
     """Queries as keys: as published, only their direction counts."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    scale: Tensor = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    return x * scale
 
 
 @dataclass(frozen=True)

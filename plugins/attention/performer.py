@@ -34,7 +34,7 @@ class Performer(AttentionForm):
         default=0, ge=0, description="training steps between new draws of the features, 0: never; inference keeps the last"
     )
 
-    def form(self, ctx: Context) -> "Form":
+    def build(self, ctx: Context) -> "Form":
         """The same for all layers, whose features are their own."""
         from .favor import Favor
 

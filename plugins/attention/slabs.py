@@ -42,7 +42,8 @@ class Operands:
             part = slice(start, min(count, start + step))
             chunks = Chunks(*(tensor[part] for tensor in self.planned.chunks))
             k, v = (x.index_select(0, chunks.keys.flatten()).view(len(chunks.keys), 2 * self.chunk, -1) for x in self._sorted)
-            yield Slab(part, chunks, rows_of(self.q, chunks.row), k, v, rows_of(self.k, chunks.own), rows_of(self.v, chunks.own))
+            own_k, own_v = rows_of(self.k, chunks.own), rows_of(self.v, chunks.own)
+            yield Slab(part, chunks, rows_of(self.q, chunks.row), k, v, own_k, own_v)
 
 
 class Gradients:
@@ -77,7 +78,7 @@ class Gradients:
 
 
 def rows_of(x: Tensor, rows: Tensor) -> Tensor:
-    """x (…, d) as a list of vectors, at these places: (*rows, d)."""
+    """Of x (…, d) as a list of vectors, those at these places: (*rows, d)."""
     return x.reshape(-1, x.shape[-1]).index_select(0, rows.flatten()).view(*rows.shape, x.shape[-1])
 
 

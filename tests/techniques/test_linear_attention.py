@@ -1,14 +1,21 @@
 """Performer, Linformer and Reformer: the mathematics on plain tensors, then in models."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from effbench_plugins.attention import hashing, lsh, random_features
+from effbench_plugins.attention.chunks import Hashes, Rule
+from effbench_plugins.attention.form import Heads
+from effbench_plugins.attention.length_projection import MODULE, LengthProjection, Slots
+from effbench_plugins.meters.tensors import stored_bytes
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.plugin import InputError
-from effbench_plugins.attention import hashing, length_projection, lsh, random_features
+from tests.techniques.conftest import BASES, CATALOG, Harness, cell_of, logits_of
 
 WIDTH = 8
 
@@ -25,6 +32,10 @@ def tensors(length, *, heads=4, kv_heads=2, width=WIDTH, dtype=torch.float64, qu
 
 def right_padding(length):
     return torch.arange(length) < torch.tensor([[length], [length - 5]])
+
+
+def heads_of(q, k, v, padding=None, *, scaling=1.0, dropout=0.0, causal=True):
+    return Heads(q, k, v, padding, scaling, dropout, causal)
 
 
 def repeated(x, heads=4):
@@ -70,11 +81,11 @@ def test_performer_is_its_own_quadratic_formula(length, padded):
     rows = slice(2 if padded else 0, None)  # a padded query sees nothing
 
     expected = performer_reference(q, k, v, projection, present)
-    actual = random_features.bidirectional(q, k, v, projection, padding)
+    actual = random_features.bidirectional(heads_of(q, k, v, padding), projection)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
     expected = performer_reference(q, k, v, projection, present * torch.ones(length, length).tril())
-    actual, _ = random_features.causal(q, k, v, projection, padding)
+    actual, _ = random_features.causal(heads_of(q, k, v, padding), projection)
     torch.testing.assert_close(actual[:, :, rows], expected[:, :, rows], atol=1e-5, rtol=0)
     assert torch.isfinite(actual).all()
 
@@ -82,10 +93,10 @@ def test_performer_is_its_own_quadratic_formula(length, padded):
 def test_performer_goes_on_from_its_sums():
     q, k, v = tensors(150)
     projection = random_features.orthogonal_gaussian(12, WIDTH).double()
-    whole, _ = random_features.causal(q, k, v, projection, None)
+    whole, _ = random_features.causal(heads_of(q, k, v), projection)
     parts, sums = [], None
     for part in (slice(0, 100), slice(100, 149), slice(149, 150)):
-        output, sums = random_features.causal(q[:, :, part], k[:, :, part], v[:, :, part], projection, None, sums)
+        output, sums = random_features.causal(heads_of(*(x[:, :, part] for x in (q, k, v))), projection, sums)
         parts.append(output)
     torch.testing.assert_close(torch.cat(parts, 2), whole)
 
@@ -97,11 +108,11 @@ def test_performer_comes_nearer_with_more_features():
         """Relative, at scores q·k with a standard deviation of size² · √8."""
         exact = scaled_dot_product_attention(size * q, size * k, v, scale=1.0)
         draws = [random_features.orthogonal_gaussian(features, WIDTH).double() for _ in range(10)]
-        outputs = [random_features.bidirectional(size * q, size * k, v, draw, None) for draw in draws]
+        outputs = [random_features.bidirectional(heads_of(size * q, size * k, v), draw) for draw in draws]
         return torch.stack([(output - exact).square().mean() for output in outputs]).mean().div(exact.square().mean()).sqrt()
 
     errors = [error(features, 0.3) for features in (16, 64, 256, 1024)]
-    assert all(more < 0.75 * fewer for fewer, more in zip(errors, errors[1:], strict=False)), errors
+    assert all(more < 0.75 * fewer for fewer, more in pairwise(errors)), errors
     assert errors[-1] < 0.1
     assert error(1024, 1.5) > 0.5  # and at large scores it does not, as the docstring says
 
@@ -110,9 +121,9 @@ def test_performer_comes_nearer_with_more_features():
 def test_performer_does_not_see_the_future_whatever_its_size(size):
     q, k, v = tensors(150, dtype=torch.float32)
     projection = random_features.orthogonal_gaussian(12, WIDTH)
-    before, _ = random_features.causal(q, k, v, projection, None)
+    before, _ = random_features.causal(heads_of(q, k, v), projection)
     changed = [torch.cat([x[:, :, :100], size * torch.randn_like(x[:, :, 100:])], 2) for x in (q, k, v)]
-    after, _ = random_features.causal(*changed, projection, None)
+    after, _ = random_features.causal(heads_of(*changed), projection)
     assert torch.isfinite(after).all()
     torch.testing.assert_close(after[:, :, :100], before[:, :, :100], atol=1e-6, rtol=0)
     assert not torch.allclose(after[:, :, 100:], before[:, :, 100:], atol=1e-2)
@@ -130,21 +141,29 @@ def test_performers_gradients_are_those_of_finite_differences():
     projection = random_features.orthogonal_gaussian(4, 2).double()
     padding = right_padding(70)
     fast = {"fast_mode": True, "atol": 1e-4}
-    assert torch.autograd.gradcheck(lambda *x: random_features.causal(*x, projection, padding)[0], (q, k, v), **fast)
-    assert torch.autograd.gradcheck(lambda *x: random_features.bidirectional(*x, projection, padding), (q, k, v), **fast)
+    assert torch.autograd.gradcheck(lambda *x: random_features.causal(heads_of(*x, padding), projection)[0], (q, k, v), **fast)
+    assert torch.autograd.gradcheck(
+        lambda *x: random_features.bidirectional(heads_of(*x, padding), projection), (q, k, v), **fast
+    )
 
 
 # Linformer
 
 
+def slots(projection, q, k, v, padding=None, *, scaling=1.0):
+    layer = nn.Module()
+    layer.add_module(MODULE, projection)
+    return Slots()(layer, heads_of(q, k, v, padding, scaling=scaling, causal=False)).transpose(1, 2)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_linformer_is_its_formula(padded):
     q, k, v = tensors(20)
-    projection = length_projection.LengthProjection(24, 6, shared=False).double()
+    projection = LengthProjection(24, 6, shared=False).double()
     torch.nn.init.normal_(projection.keys)
     torch.nn.init.normal_(projection.values)
     padding = right_padding(20) if padded else None
-    actual = length_projection.attend(projection, q, k, v, padding, 0.3)
+    actual = slots(projection, q, k, v, padding, scaling=0.3)
 
     mask = torch.ones(2, 1, 20, 1) if padding is None else padding[:, None, :, None]
     keys = torch.einsum("sn,bhnd->bhsd", projection.keys[:, :20], repeated(k) * mask)
@@ -155,13 +174,13 @@ def test_linformer_is_its_formula(padded):
 
 def test_linformer_with_as_many_slots_as_tokens_starts_as_exact_attention():
     q, k, v = tensors(20)
-    projection = length_projection.LengthProjection(20, 20, shared=True).double()
+    projection = LengthProjection(20, 20, shared=True).double()
     expected = scaled_dot_product_attention(q, repeated(k), repeated(v))
-    torch.testing.assert_close(length_projection.attend(projection, q, k, v, None, WIDTH**-0.5), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(slots(projection, q, k, v, scaling=WIDTH**-0.5), expected, atol=1e-6, rtol=0)
 
 
 def test_linformers_slots_start_as_means_of_equal_shares():
-    projection = length_projection.LengthProjection(10, 4, shared=True)
+    projection = LengthProjection(10, 4, shared=True)
     assert projection.values is projection.keys
     expected = torch.tensor([0.4, 0.4, 0.2, 0, 0, 0, 0, 0, 0, 0])
     torch.testing.assert_close(projection.keys[0], expected)
@@ -170,28 +189,28 @@ def test_linformers_slots_start_as_means_of_equal_shares():
 
 def test_linformers_padding_contributes_nothing():
     q, k, v = tensors(20)
-    projection = length_projection.LengthProjection(20, 6, shared=False).double()
+    projection = LengthProjection(20, 6, shared=False).double()
     padding = right_padding(20)
-    before = length_projection.attend(projection, q, k, v, padding, 1.0)
+    before = slots(projection, q, k, v, padding)
     hidden = ~padding[:, None, :, None]
-    after = length_projection.attend(projection, q, k + 9 * hidden, v.masked_fill(hidden, torch.nan), padding, 1.0)
+    after = slots(projection, q, k + 9 * hidden, v.masked_fill(hidden, torch.nan), padding)
     torch.testing.assert_close(after, before)
 
 
 def test_linformer_refuses_what_is_longer_than_its_projection():
-    projection = length_projection.LengthProjection(16, 4, shared=True).double()
-    with pytest.raises(InputError, match="at most 16 tokens .* given 20"):
-        length_projection.attend(projection, *tensors(20), None, 1.0)
+    projection = LengthProjection(16, 4, shared=True).double()
+    with pytest.raises(InputError, match=r"at most 16 tokens .* given 20"):
+        slots(projection, *tensors(20))
 
 
 def test_linformers_gradients_are_those_of_finite_differences():
-    projection = length_projection.LengthProjection(20, 4, shared=False).double()
+    projection = LengthProjection(20, 4, shared=False).double()
     inputs = [x.requires_grad_() for x in tensors(20, heads=2, kv_heads=1, width=2)]
     weights = [projection.keys, projection.values]
     padding = right_padding(20)
 
     def attention(q, k, v, *_):
-        return length_projection.attend(projection, q, k, v, padding, 0.7)
+        return slots(projection, q, k, v, padding, scaling=0.7)
 
     assert torch.autograd.gradcheck(attention, (*inputs, *weights), fast_mode=True)
 
@@ -200,25 +219,26 @@ def test_linformers_gradients_are_those_of_finite_differences():
 
 
 def hashed(q, k, *, rounds=2, buckets=4, padding=None):
-    rotation = hashing.rotations(k.shape[1], q.shape[-1], rounds, buckets).to(q.dtype)
+    rotation = hashing.rotations(q.shape[-1], rounds, buckets).to(q.dtype)
     own = None if padding is None else padding[:, -q.shape[2] :]
-    return hashing.buckets_of(q, rotation, buckets, own), hashing.buckets_of(k, rotation, buckets, padding)
+    return Hashes(hashing.buckets_of(q, rotation, buckets, own), hashing.buckets_of(k, rotation, buckets, padding))
 
 
-def strict_reference(q, k, v, query_buckets, key_buckets, chunk, scaling, *, shared=False):
+def strict_reference(heads, hashes, chunk, *, shared=False):
     """Softmax with a dense mask: how often each query meets each key, counted one by one."""
+    q, k, (query_buckets, key_buckets) = heads.q, heads.k, hashes
     n, m = q.shape[2], k.shape[2]
     times = torch.zeros(*q.shape[:3], m, dtype=q.dtype)
-    heads = q.shape[1] // k.shape[1]
+    group = q.shape[1] // k.shape[1]
     for b, h, r, i in torch.cartesian_prod(*(torch.arange(size) for size in (*query_buckets.shape[:3], n))).tolist():
         position = m - n + i
-        same = key_buckets[b, h // heads, r, : position + 1] == query_buckets[b, h, r, i]
+        same = key_buckets[b, h // group, r, : position + 1] == query_buckets[b, h, r, i]
         met = set(same.nonzero().flatten().tolist()[-chunk:]) | {position}
         times[b, h, i, list(met)] += 1
-    scores = scaling * q @ repeated(k).mT + times.log()
+    scores = heads.scaling * q @ repeated(k).mT + times.log()
     if shared:
         scores = scores - 1e5 * torch.ones(n, m).triu(m - n).tril(m - n)
-    return scores.softmax(-1) @ repeated(v)
+    return scores.softmax(-1) @ repeated(heads.v)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -229,9 +249,9 @@ def test_strict_lsh_is_a_band_within_the_bucket(length, queries, shared):
         q = k
     q = q[:, :, -queries:]
     buckets = hashed(q, k)
-    rule = lsh.Rule(chunk=8, strict=True, causal=True, shared=shared)
-    actual = lsh.attend(q, k, v, *buckets, rule, 0.5)
-    expected = strict_reference(q, k, v, *buckets, 8, 0.5, shared=shared)
+    rule = Rule(chunk=8, strict=True, causal=True, shared=shared)
+    actual = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
+    expected = strict_reference(heads_of(q, k, v, scaling=0.5), buckets, 8, shared=shared)
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
@@ -240,18 +260,19 @@ def test_lsh_keeps_right_where_queries_and_keys_fall_into_different_buckets():
     query_buckets = torch.zeros(2, 4, 1, 40, dtype=torch.long)
     key_buckets = torch.ones(2, 2, 1, 40, dtype=torch.long)
     key_buckets[..., 3:20] = 0
-    rule = lsh.Rule(chunk=4, strict=True, causal=True, shared=False)
-    actual = lsh.attend(q, k, v, query_buckets, key_buckets, rule, 0.5)
-    torch.testing.assert_close(actual, strict_reference(q, k, v, query_buckets, key_buckets, 4, 0.5), atol=1e-6, rtol=0)
+    rule = Rule(chunk=4, strict=True, causal=True, shared=False)
+    buckets = Hashes(query_buckets, key_buckets)
+    actual = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
+    torch.testing.assert_close(actual, strict_reference(heads_of(q, k, v, scaling=0.5), buckets, 4), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_one_bucket_in_one_chunk_is_exact_attention(strict):
     q, k, v = tensors(30)
-    buckets = [torch.zeros(2, heads, 2, 30, dtype=torch.long) for heads in (4, 2)]
-    rule = lsh.Rule(chunk=32, strict=strict, causal=strict, shared=False)
+    buckets = Hashes(*(torch.zeros(2, heads, 2, 30, dtype=torch.long) for heads in (4, 2)))
+    rule = Rule(chunk=32, strict=strict, causal=strict, shared=False)
     expected = scaled_dot_product_attention(q, repeated(k), repeated(v), is_causal=strict, scale=0.5)
-    actual = lsh.attend(q, k, v, *buckets, rule, 0.5)
+    actual = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
@@ -260,11 +281,11 @@ def test_one_bucket_in_one_chunk_is_exact_attention(strict):
 def test_lsh_padding_contributes_nothing(strict, shared):
     q, k, v = tensors(45, kv_heads=4)
     padding = right_padding(45)
-    rule = lsh.Rule(chunk=8, strict=strict, causal=strict, shared=shared)
+    rule = Rule(chunk=8, strict=strict, causal=strict, shared=shared)
     buckets = hashed(q, k, padding=padding)
-    before = lsh.attend(q, k, v, *buckets, rule, 0.5)
+    before = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
     hidden = ~padding[:, None, :, None]
-    after = lsh.attend(q, k + 9 * hidden, v + 9 * hidden, *buckets, rule, 0.5)
+    after = lsh.attend(heads_of(q, k + 9 * hidden, v + 9 * hidden, scaling=0.5), buckets, rule)
     present = padding[:, None, :, None].expand_as(before)
     torch.testing.assert_close(after[present], before[present])
     assert torch.isfinite(after).all()
@@ -275,13 +296,13 @@ def test_only_strict_lsh_keeps_from_the_future(shared, kv_heads):
     def changed_by_the_future(strict):
         torch.manual_seed(1)
         q, k, v = tensors(60, kv_heads=kv_heads)
-        rotation = hashing.rotations(kv_heads, WIDTH, 2, 4).double()
-        rule = lsh.Rule(chunk=8, strict=strict, causal=True, shared=shared)
+        rotation = hashing.rotations(WIDTH, 2, 4).double()
+        rule = Rule(chunk=8, strict=strict, causal=True, shared=shared)
 
         def output(q, k, v):
             q = k if shared else q
-            buckets = [hashing.buckets_of(x, rotation, 4, None) for x in (q, k)]
-            return lsh.attend(q, k, v, *buckets, rule, 0.5)[:, :, :40]
+            buckets = Hashes(*(hashing.buckets_of(x, rotation, 4, None) for x in (q, k)))
+            return lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)[:, :, :40]
 
         later = [torch.cat([x[:, :, :40], torch.randn_like(x[:, :, 40:])], 2) for x in (q, k, v)]
         return float((output(*later) - output(q, k, v)).abs().max())
@@ -294,10 +315,10 @@ def test_only_strict_lsh_keeps_from_the_future(shared, kv_heads):
 def test_lsh_decodes_as_its_last_position(shared):
     q, k, v = tensors(45, kv_heads=4 if shared else 2)
     q = k if shared else q
-    rule = lsh.Rule(chunk=8, strict=True, causal=True, shared=shared)
-    query_buckets, key_buckets = hashed(q, k)
-    expected = lsh.attend(q, k, v, query_buckets, key_buckets, rule, 0.5)[:, :, -1:]
-    actual = lsh.decode(q[:, :, -1:], k, v, query_buckets[..., -1:], key_buckets, rule, 0.5)
+    rule = Rule(chunk=8, strict=True, causal=True, shared=shared)
+    queries, keys = hashed(q, k)
+    expected = lsh.attend(heads_of(q, k, v, scaling=0.5), Hashes(queries, keys), rule)[:, :, -1:]
+    actual = lsh.decode(heads_of(q[:, :, -1:], k, v, scaling=0.5), Hashes(queries[..., -1:], keys), rule)
     torch.testing.assert_close(actual, expected)
 
 
@@ -306,22 +327,37 @@ def test_lsh_decodes_as_its_last_position(shared):
 def test_lsh_gradients_are_those_of_finite_differences(strict, shared):
     q, k, v = (x.requires_grad_() for x in tensors(21, heads=2, kv_heads=2 if shared else 1, width=2))
     buckets = hashed(k if shared else q, k)
-    rule = lsh.Rule(chunk=4, strict=strict, causal=True, shared=shared)
+    rule = Rule(chunk=4, strict=strict, causal=True, shared=shared)
     inputs = (k, v) if shared else (q, k, v)
 
     def attention(*x):
-        return lsh.attend(x[0], *x[-2:], *buckets, rule, 0.5)
+        return lsh.attend(heads_of(x[0], *x[-2:], scaling=0.5), buckets, rule)
 
-    assert torch.autograd.gradcheck(attention, inputs)
+    assert torch.autograd.gradcheck(attention, inputs, fast_mode=True)
+
+
+def test_lsh_drops_the_same_weights_in_both_directions():
+    q, k, v = (x.requires_grad_() for x in tensors(21, heads=2, kv_heads=1, width=2))
+    buckets, rule = hashed(q, k), Rule(chunk=4, strict=True, causal=True, shared=False)
+
+    def attention(*x, dropout=0.4):
+        torch.manual_seed(3)
+        return lsh.attend(heads_of(*x, dropout=dropout), buckets, rule)
+
+    assert torch.autograd.gradcheck(attention, (q, k, v), fast_mode=True)
+    constant = torch.ones_like(v)
+    assert not torch.allclose(attention(q, k, constant), constant[:, :1])
+    assert float(attention(q, k, constant).detach().mean()) == pytest.approx(1, abs=0.15)
+    assert torch.equal(attention(q, k, v, dropout=0.0), lsh.attend(heads_of(q, k, v), buckets, rule))
 
 
 @pytest.mark.parametrize("buckets", [4, 128])
 def test_hashing_keeps_directions_together(buckets):
     x = torch.randn(1, 2, 200, WIDTH)
-    rotation = hashing.rotations(2, WIDTH, 3, buckets)
+    rotation = hashing.rotations(WIDTH, 3, buckets)
     numbers = hashing.buckets_of(x, rotation, buckets, None)
     assert numbers.shape == (1, 2, 3, 200)
-    assert 0 <= numbers.min()
+    assert numbers.min() >= 0
     assert buckets / 2 < numbers.max() < buckets
     assert torch.equal(hashing.buckets_of(5 * x, rotation, buckets, None), numbers)
     near, far = x + 0.05 * torch.randn_like(x), torch.randn_like(x)
@@ -362,8 +398,9 @@ def test_published_lsh_is_that_of_transformers(rounds, causal, buckets, padded):
     torch.manual_seed(7)
     rotation = torch.randn(4, WIDTH, rounds, sum(factors) // 2, dtype=torch.float64)
     numbers = hashing.buckets_of(split[0], rotation, buckets, padding)
-    rule = lsh.Rule(chunk=chunk, strict=False, causal=causal, shared=True)
-    actual = lsh.attend(split[0], lsh.normalised(split[0]), split[1], numbers, numbers, rule, WIDTH**-0.5)
+    rule = Rule(chunk=chunk, strict=False, causal=causal, shared=True)
+    heads = heads_of(split[0], lsh.normalised(split[0]), split[1], scaling=WIDTH**-0.5)
+    actual = lsh.attend(heads, Hashes(numbers, numbers), rule)
     actual = actual.transpose(1, 2).flatten(2)
     rows = torch.ones(2, length, dtype=torch.bool) if padding is None else padding
     torch.testing.assert_close(actual[rows], expected[rows], atol=1e-5, rtol=0)
@@ -374,16 +411,16 @@ def test_published_lsh_is_that_of_transformers(rounds, causal, buckets, padded):
 
 def linear_forms(length):
     projection = random_features.orthogonal_gaussian(16, WIDTH)
-    slots = length_projection.LengthProjection(length, 32, shared=False)
+    learned = LengthProjection(length, 32, shared=False)
 
     def reformer(q, k, v, strict):
-        rule = lsh.Rule(chunk=32, strict=strict, causal=strict, shared=False)
-        return lsh.attend(q, k, v, *hashed(q, k, buckets=128), rule, 0.5)
+        rule = Rule(chunk=32, strict=strict, causal=strict, shared=False)
+        return lsh.attend(heads_of(q, k, v), hashed(q, k, buckets=128), rule)
 
     return {
-        "performer": lambda q, k, v: random_features.bidirectional(q, k, v, projection, None),
-        "causal performer": lambda q, k, v: random_features.causal(q, k, v, projection, None)[0],
-        "linformer": lambda q, k, v: length_projection.attend(slots, q, k, v, None, 0.5),
+        "performer": lambda q, k, v: random_features.bidirectional(heads_of(q, k, v), projection),
+        "causal performer": lambda q, k, v: random_features.causal(heads_of(q, k, v), projection)[0],
+        "linformer": lambda q, k, v: slots(learned, q, k, v),
         "reformer": lambda q, k, v: reformer(q, k, v, True),
         "published reformer": lambda q, k, v: reformer(q, k, v, False),
     }
@@ -402,3 +439,153 @@ def test_the_watch_for_squares_sees_one():
     x = torch.randn(1, 1, 64, WIDTH)
     with pytest.raises(AssertionError, match="64, 64"), NoSquare(64):
         x @ x.mT
+
+
+# In models
+
+IDS = torch.randint(1, 256, (2, 40), generator=torch.Generator().manual_seed(5))
+LEFT_PADDED = torch.arange(40) >= torch.tensor([[0], [3]])
+SMALL = {
+    "performer": {"features": 16},
+    "reformer": {"chunk": 4, "buckets": 4, "hashes": 2},
+}
+
+
+def in_model(name, base, steps=2, **options):
+    return Harness(BASES[base], [CATALOG.technique(name, options)], steps=steps)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_prompts_in_parts_with_padding_decode_as_the_full_forward(name, base):
+    model = in_model(name, base, **SMALL[name]).infer().model
+    with torch.no_grad():
+        full = model(input_ids=IDS, attention_mask=LEFT_PADDED.long(), use_cache=False).logits
+        cache, parts = None, []
+        for start, end in ((0, 20), (20, 38), (38, 39), (39, 40)):
+            mask = LEFT_PADDED[:, :end].long()
+            output = model(input_ids=IDS[:, start:end], attention_mask=mask, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            parts.append(output.logits)
+    torch.testing.assert_close(torch.cat(parts, 1)[LEFT_PADDED], full[LEFT_PADDED], atol=1e-4, rtol=1e-4)
+
+
+def test_performer_decodes_in_constant_memory():
+    inference = in_model("performer", "llama", features=16).infer()
+    with torch.no_grad():
+        logits, cache = inference.prefill(inference, IDS, torch.ones_like(IDS))
+        sizes = [stored_bytes(cache)]
+        for _ in range(3):
+            logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
+            sizes.append(stored_bytes(cache))
+    layers, batch, heads, features, width = 2, 2, 2, 16, 8
+    assert sizes == [layers * batch * heads * (features * (width + 1) + 1) * 4] * 4
+    assert cache.get_seq_length() == 43
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_beams_move_with_what_a_form_keeps(name):
+    model = in_model(name, "llama", **SMALL[name]).infer().model
+    options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "pad_token_id": 0}
+    kept, recomputed = (model.generate(IDS, use_cache=cached, **options) for cached in (True, False))
+    assert torch.equal(kept, recomputed)
+    assert kept.shape[1] > 40
+
+
+def buffers(harness):
+    return {name: buffer.clone() for name, buffer in harness.model.named_buffers() if name.endswith("random_features")}
+
+
+def test_performer_draws_anew_only_when_it_is_told_to():
+    before, after = {}, {}
+    for redraw in (0, 2, 3):
+        harness = in_model("performer", "llama", features=16, redraw=redraw)
+        before[redraw] = buffers(harness)
+        harness.train(steps=2)
+        after[redraw] = buffers(harness)
+    assert len(before[0]) == 2  # layers
+    for name, drawn in before[0].items():
+        assert torch.equal(after[0][name], drawn)
+        assert torch.equal(after[3][name], drawn)
+        assert not torch.equal(after[2][name], drawn)
+    first, second = before[0].values()
+    assert not torch.equal(first, second)
+
+
+def test_linformer_with_as_many_slots_as_tokens_starts_as_the_model_it_was():
+    ids = torch.randint(1, 256, (2, 64))
+    plain, changed = (
+        logits_of(harness.infer(), ids) for harness in (Harness(BASES["bert"], []), in_model("linformer", "bert"))
+    )
+    torch.testing.assert_close(changed, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_linformer_shares_what_it_is_told_to_share():
+    counts = {}
+    for share in ("none", "kv"):
+        harness = in_model("linformer", "bert", k=16, share=share)
+        counts[share] = sum(p.numel() for n, p in harness.model.named_parameters() if MODULE in n)
+    assert counts == {"none": 2 * 2 * 16 * 64, "kv": 2 * 16 * 64}  # two layers
+
+
+@pytest.mark.parametrize("form", ["causal", "published"])
+def test_reformer_leaks_where_it_says_so(form):
+    harness = in_model("reformer", "llama", form=form, chunk=4, buckets=4)
+    inference, changed = harness.infer(), IDS.clone()
+    changed[:, 30:] = changed[:, 30:].flip(1)
+    difference = (logits_of(inference, changed) - logits_of(inference, IDS))[:, :30].abs().max()
+    leaks = harness.techniques[0].leaks(harness.cell)
+    assert (difference > 1e-3) == (leaks is not None) == (form == "published")
+
+
+@pytest.mark.parametrize("form", ["causal", "published"])
+def test_reformer_with_keys_that_are_queries_ignores_the_key_projection(form):
+    harness = in_model("reformer", "llama", form=form, shared_qk=False, chunk=4, buckets=4)
+    shared = in_model("reformer", "gpt2", form=form, shared_qk=True, chunk=4, buckets=4)
+    before = [logits_of(h.infer(), IDS) for h in (harness, shared)]
+    with torch.no_grad():
+        for layer in harness.model.model.layers:
+            layer.self_attn.k_proj.weight.mul_(-1)
+        for block in shared.model.transformer.h:
+            block.attn.c_attn.weight[:, 32:64].mul_(-1)
+    after = [logits_of(h.infer(), IDS) for h in (harness, shared)]
+    assert not torch.allclose(after[0], before[0], atol=1e-3)
+    assert torch.equal(after[1], before[1])
+
+
+def test_reformer_with_keys_that_are_queries_decodes_as_the_full_forward():
+    inference = in_model("reformer", "gpt2", shared_qk=True, chunk=4, buckets=4).infer()
+    full = logits_of(inference, IDS)
+    with torch.no_grad():
+        logits, cache = inference.prefill(inference, IDS[:, :38], torch.ones_like(IDS[:, :38]))
+        steps = [logits]
+        for position in (38, 39):
+            logits, cache = inference.decode(inference, IDS[:, position : position + 1], cache)
+            steps.append(logits)
+    torch.testing.assert_close(torch.stack(steps, 1), full[:, 37:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "base"), [("performer", "llama"), ("reformer", "llama"), ("linformer", "bert")])
+def test_forms_train_under_autocast(name, base):
+    harness = Harness(BASES[base], [CATALOG.technique(name, {}), CATALOG.technique("mixed_precision", {})])
+    assert all(math.isfinite(loss) for loss in harness.train())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "base", "reason"),
+    [
+        ("linformer", {}, "llama", "causal, would see the future"),
+        ("linformer", {}, "t5", "encoder and a decoder"),
+        ("reformer", {"form": "causal"}, "bert", "looks both ways"),
+        ("reformer", {"shared_qk": True}, "llama", "a key head for each query head"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_planned(name, options, base, reason):
+    assert reason in CATALOG.technique(name, options).unsupported(cell_of(BASES[base]))
+
+
+def test_buckets_are_a_power_of_two():
+    with pytest.raises(InputError, match="12 buckets"):
+        CATALOG.technique("reformer", {"buckets": 12})
+    assert CATALOG.technique("reformer", {}).buckets_for(8192) == 256
+    assert CATALOG.technique("reformer", {}).buckets_for(50) == 2
