@@ -4,7 +4,7 @@ exp(q·k) is the mean over Gaussian ω of f(q)·f(k) with f(x) = exp(ω·x - |x|
 keys of (features, channels), which do not grow with the length. The mean over finitely many ω is the approximation.
 
 Exponents are kept in range by factors that the division at the end cancels. A query's is its own highest logit. A key's is
-kept apart as a weight relative to the highest *so far*: with the highest of all, a large later key could hide earlier ones.
+kept apart as a weight relative to the highest *so far*: beside the highest of all, long keys that come early could underflow.
 """
 
 from typing import NamedTuple
