@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .form import Heads
 
@@ -85,7 +86,8 @@ class _Row:
         if blocks <= 0:
             return torch.cat(self._edge(0, length))
         stop = start + blocks * _BLOCK
-        return torch.cat([*self._edge(0, start), self._blocks(start, stop), *self._edge(stop, length)])
+        middle = self._blocks_again if band.first and torch.is_grad_enabled() else self._blocks
+        return torch.cat([*self._edge(0, start), middle(start, stop), *self._edge(stop, length)])
 
     def _edge(self, start: int, stop: int) -> list[Tensor]:
         return [self._near(at, min(at + _EDGE, stop)) for at in range(start, stop, _EDGE)]
@@ -104,6 +106,11 @@ class _Row:
             mask = mask & heads.padding[0, keys] | (queries[:, None] == keys)  # a padded query sees itself: no row is empty
         k, v = (_first_and(x, 2, first, low, high) for x in (heads.k, heads.v))
         return replace(heads, q=heads.q[:, :, start:stop], k=k, v=v).softmax(mask)[0]
+
+    def _blocks_again(self, start: int, stop: int) -> Tensor:
+        """Where first keys make copies of the views, they are made again in the backward pass instead of kept for it."""
+        kept: Tensor = checkpoint(self._blocks, start, stop, use_reentrant=False, preserve_rng_state=self.heads.dropout > 0)
+        return kept
 
     def _blocks(self, start: int, stop: int) -> Tensor:
         """Queries from `start` to `stop`, in whole blocks."""

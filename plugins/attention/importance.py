@@ -69,6 +69,6 @@ def _gates(layer: Projections, sequences: int) -> Tensor:
 def _gated(gate: Tensor, channels: int) -> Any:
     def before_output(_: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
         heads: Tensor = args[0].unflatten(-1, (-1, channels))
-        return (heads * gate).flatten(-2)
+        return (heads * gate.to(heads.dtype)).flatten(-2)
 
     return before_output

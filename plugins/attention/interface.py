@@ -85,6 +85,8 @@ def _attention(name: str, form: Form) -> Callable[..., tuple[Tensor, None]]:
         for unknown in _UNKNOWN_TO_FORMS:
             if others.get(unknown) is not None:
                 raise InputError(f"{name}: this model adds a {unknown} to its attention scores, which the form would leave out")
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise InputError(f"{name}: a form takes a mask of tokens (batch, length), not of pairs of them")
         causal = bool(module.is_causal if is_causal is None else is_causal)
         if sliding_window is not None and not causal:
             raise InputError(f"{name}: this model's own two-sided windows cannot be combined with another form")
@@ -103,7 +105,5 @@ def _padding(*, kv_length: int, kv_offset: int, attention_mask: Tensor | None, *
     padding = prepare_padding_mask(attention_mask, kv_length, kv_offset)
     if padding is None:
         return None
-    if padding.ndim != 2:
-        raise InputError("an attention form takes a mask of tokens (batch, length), not one of query and key pairs")
     padding = padding[:, kv_offset : kv_offset + kv_length].bool()
     return padding if torch.compiler.is_compiling() or not padding.all() else None
