@@ -1,8 +1,10 @@
 """What an attention form is, and what it is given. This module needs torch."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +34,11 @@ class Heads:
     causal: bool
     """Whether a query may see only keys up to its own position."""
 
+    def precise(self) -> "Heads":
+        """In float32 at least, for what sums over many tokens."""
+        kind = torch.promote_types(self.q.dtype, torch.float32)
+        return replace(self, q=self.q.to(kind), k=self.k.to(kind), v=self.v.to(kind))
+
     def softmax(self, mask: Tensor | None = None) -> Tensor:
         """PyTorch's exact attention, of pairs where the mask is True → (B, n, H, d). Ignores `padding` and `causal`."""
         grouped = self.q.shape[1] != self.k.shape[1]
@@ -59,3 +66,9 @@ class Form(ABC):
     def past_layer(self) -> PastLayer | None:
         """A new cache layer of the form's own for decoding; None leaves transformers' growing one."""
         return None
+
+
+def head_width(module: Any) -> int:
+    """Channels of one head of an attention module, under the names that architectures give it."""
+    width: int = getattr(module, "head_dim", None) or module.attention_head_size
+    return width
