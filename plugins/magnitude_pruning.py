@@ -35,6 +35,13 @@ class MagnitudePruning(Technique):
                 return f"{technique.name} converts the weights before {self.name} ranks them: list it behind {self.name}"
         return None
 
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """After training it comes too late for what is converted before."""
+        first = next((t for t in later if "linear weights" in t.sets and getattr(t, "at", "infer") == "apply"), None)
+        if self.at == "infer" and first:
+            return f'{first.name} converts the weights before {self.name} ranks them: use at = "apply"'
+        return None
+
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Prune before training."""
         return self._prune(model) if self.at == "apply" else model
