@@ -81,6 +81,13 @@ class Distillation(Technique):
         changed = next((technique for technique in earlier if _changes_layers(technique)), None)
         return f"{self.name} makes its student of a plain model: list {changed.name} behind it" if changed else None
 
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """States and attention are compared position by position."""
+        longer = next((technique for technique in later if "virtual tokens" in technique.sets), None)
+        if longer and (self.hidden or self.attention):
+            return f"{longer.name} adds positions that the teacher lacks: set hidden and attention to 0"
+        return None
+
     def load(self, request: LoadRequest) -> LoadRequest:
         """Only eager attention tells its weights."""
         return replace(request, attention="eager") if self.attention else request

@@ -19,8 +19,18 @@ class PostTraining(Technique):
     sets: ClassVar[tuple[str, ...]] = ("linear weights",)
     imports: ClassVar[tuple[str, ...]] = (f"{__package__}.layers",)
 
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """What prunes after training looks at float weights."""
+        late = next((t for t in earlier if t.family == "pruning" and getattr(t, "at", "apply") == "infer"), None)
+        if late is not None and getattr(self, "at", "infer") != "infer":
+            return f'{self.name} converts the weights before {late.name} looks at them: use at = "apply" there, or "infer" here'
+        return None
+
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
-        """Merging adds to float weights."""
+        """Merging adds to float weights, and pruning looks at them."""
+        pruning = next((technique for technique in later if technique.family == "pruning"), None)
+        if pruning is not None and getattr(self, "at", "infer") != "infer":
+            return f"{self.name} converts the weights before {pruning.name} looks at them: list it behind {pruning.name}"
         merged: Any = next((technique for technique in later if getattr(technique, "merged", False)), None)
         if merged is not None and getattr(self, "at", "infer") != "apply":
             return f"{self.name} converts the weights before {merged.name} is merged: list it behind {merged.name}"
@@ -47,7 +57,7 @@ class BeforeOrAfter(PostTraining):
         adapter: Any = next((technique for technique in earlier if technique.family == "peft"), None)
         if self.at == "apply" and adapter is not None:
             return f'{self.name} would freeze what {adapter.name} trains: list it before {adapter.name}, or use at = "infer"'
-        return None
+        return super().unsupported_after(earlier)
 
     def unsupported_phase(self, cell: Cell, phase: str) -> str | None:
         """Converted weights are frozen, so that something has to stand behind them that trains."""

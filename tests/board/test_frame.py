@@ -26,7 +26,7 @@ def test_one_row_per_trial_and_metric(tmp_path):
     assert frame.loc["train.tokens_per_s", ["value", "n", "unit"]].tolist() == [1000.0, 10, "tokens/s"]
     assert set(frame["techniques"]) == {"lora + int8"}
     assert set(frame["lora.rank"]) == {4}
-    assert len(frame) == len(record.metrics) + 2
+    assert len(frame) == len(record.metrics) + 3
 
 
 def test_failed_trial_is_one_row_without_a_metric(tmp_path):
