@@ -40,17 +40,18 @@ class _TokenShift(PreTrainedModel):  # type: ignore[misc]  # transformers is not
         return output
 
 
-class ShiftedLlama(_TokenShift, LlamaForCausalLM):  # type: ignore[misc]  # as above
-    """Causal."""
+# transformers finds a model's loss by its class's name: the endings decide whether labels are shifted by one place.
+class ShiftedLlamaForCausalLM(_TokenShift, LlamaForCausalLM):  # type: ignore[misc]  # as above
+    """Predicts the next token."""
 
 
-class ShiftedEuroBert(_TokenShift, EuroBertForMaskedLM):  # type: ignore[misc]  # as above
-    """Bidirectional."""
+class ShiftedEuroBertForMaskedLM(_TokenShift, EuroBertForMaskedLM):  # type: ignore[misc]  # as above
+    """Predicts masked tokens from both sides."""
 
 
 def build(facts: ModelFacts, request: LoadRequest) -> nn.Module:
     """A model of this shape with weights from torch's generator."""
-    family = (LlamaConfig, ShiftedLlama) if facts.causal else (EuroBertConfig, ShiftedEuroBert)
+    family = (LlamaConfig, ShiftedLlamaForCausalLM) if facts.causal else (EuroBertConfig, ShiftedEuroBertForMaskedLM)
     config_class, model_class = family
     config = config_class(
         vocab_size=facts.vocab,
@@ -60,6 +61,7 @@ def build(facts: ModelFacts, request: LoadRequest) -> nn.Module:
         num_attention_heads=facts.heads,
         num_key_value_heads=facts.kv_heads,
         max_position_embeddings=facts.context,
+        tie_word_embeddings=True,  # what is recalled is a token that was read
         attn_implementation=request.attention,
         pad_token_id=0,
         bos_token_id=0,

@@ -255,6 +255,19 @@ def test_the_token_before_reaches_a_token_and_attention_goes_through_the_interfa
     assert calls == [source.facts().causal] * 4
 
 
+@FROM_SCRATCH
+def test_a_label_is_learnt_where_its_kind_of_model_predicts_it(name):
+    source = CATALOG.model(name)
+    model = source.load(LoadRequest(dtype="float32"), 0)
+    ids, labels = torch.randint(3, 256, (2, 9)), torch.full((2, 9), -100)
+    labels[:, 6] = torch.tensor([20, 30])
+    with torch.no_grad():
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+    place = 5 if source.facts().causal else 6
+    expected = torch.nn.functional.cross_entropy(output.logits[:, place], labels[:, 6])
+    torch.testing.assert_close(output.loss, expected)
+
+
 def test_the_token_shift_decodes_as_it_reads():
     model = CATALOG.model("tiny-decoder").load(LoadRequest(dtype="float32"), 0)
     ids = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(0))
