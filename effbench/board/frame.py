@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TRIAL_COLUMNS = (
     "machine", "suite", "session", "round", "cell_id", "stack", "techniques", "model", "workload",
     "seq_len", "batch_size", "paired_batch", "world_size", "dtype", "device", "options", "variant", "settings",
-    "status", "error", "dirty", "train_phase", "infer_phase",
+    "status", "error", "dirty", "leaks", "train_phase", "infer_phase",
     "fingerprint", "methodology", "weights", "data", "file", "samples",
 )  # fmt: skip
 """What is the same in every row of a trial; the values of option axes come on top, a column each (`lora.rank`)."""
@@ -66,6 +66,7 @@ def _trial(file: Path, record: Record) -> dict[str, Any]:
         "status": record.status,
         "error": record.headline,
         "dirty": record.dirty,
+        "leaks": record.leaks,
         "train_phase": record.phases.get("train"),
         "infer_phase": record.phases.get("infer"),
         "fingerprint": _hash(fingerprint.model_dump(mode="json")),

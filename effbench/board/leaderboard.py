@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BOARD = ["machine", "suite", "model", "workload"]
+LEAKS = "LEAKS THE FUTURE"
 _APART = ["methodology", "weights", "device", "world_size", "settings"]
 """What else numbers must share to stand in one table; named in the title where a board splits by it."""
 
@@ -201,6 +202,8 @@ def _unranked(table: Table, quality: QualitySettings, by: str | None) -> dict[st
         ratio = reference[row.label]
         if row.reference or not row.values:
             reasons[row.label] = ""  # its label, or its status, says it
+        elif row.leaks:
+            reasons[row.label] = LEAKS
         elif chance := table.not_above_chance(row):
             reasons[row.label] = chance
         elif by is None or not row.shapes(by):
@@ -261,6 +264,8 @@ def _losses(rows: Sequence[Row]) -> Iterator[str]:
         for (status, kind), errors in lost.items():
             reason = errors[0].strip().rpartition("\n")[2][:120]
             yield f"{len(errors)} of {totals[kind]} {kind} of `{row.label}`: {status}" + (f" ({reason})" if reason else "")
+        if row.leaks:
+            yield f"`{row.label}` {LEAKS}, so its quality means nothing and it is not ranked: {row.leaks}"
         if row.dirty:
             [(reason, _)] = Counter(row.dirty.values()).most_common(1)
             yield f"{len(row.dirty)} of {totals['trials']} trials of `{row.label}`: timings left out, disturbed ({reason})"

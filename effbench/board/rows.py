@@ -51,6 +51,8 @@ class Row:
     """Ids of the cells whose trials these are."""
     reference: bool = False
     """Measured at world size 1 and shown beside larger ones: compared with, never ranked."""
+    leaks: str = ""
+    """How the stack sees later tokens, where it does."""
     data: set[str] = field(default_factory=set)
     """Hashes of the text that quality was measured on."""
 
@@ -127,6 +129,7 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
         if (outcome := _text(entry[f"{phase}_phase"])).startswith("skipped"):
             row.skipped_phases[phase] = outcome.removeprefix("skipped").lstrip(": ")
     row.data.add(entry["data"])
+    row.leaks = row.leaks or _text(entry["leaks"])
     if sidecar := _text(entry["samples"]):
         row.samples[trial.round, trial.shape] = sidecar
     if dirty := _text(entry["dirty"]):

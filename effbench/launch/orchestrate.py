@@ -183,8 +183,13 @@ class Run:
             machine=this_machine().slug,
             plugins={name: self.catalog.techniques.plugin_of(name) for name, _ in cell.techniques},
             git=self._git,
+            leaks=self._leak(cell),
             **found,
         )
+
+    def _leak(self, cell: Cell) -> str | None:
+        techniques = (self.catalog.technique(name, options) for name, options in cell.techniques)
+        return next((reason for technique in techniques if (reason := technique.leaks(cell))), None)
 
 
 def rounds_of(records: Iterable[Record], cells: Iterable[Cell]) -> tuple[int, int]:

@@ -92,6 +92,8 @@ class Record(_Strict):
     quality: QualityScores | None = None
     quality_absent: str | None = None
     """Why there is no quality."""
+    leaks: str | None = None
+    """How the stack lets a causal model see later tokens; boards show such a row, and do not rank it."""
     final_loss: float | None = None
     wall_s: float
     """Door to door, as the orchestrator saw it."""

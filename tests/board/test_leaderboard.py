@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import zstandard
 
@@ -48,6 +49,18 @@ def test_ratios_verdicts_and_ranks():
     assert rows.loc["fast", "trainable_verdict"] == "SAME"
     assert board.rounds == (3, 3)
     assert not board.notes
+
+
+def test_what_sees_later_tokens_is_shown_and_not_ranked():
+    leak = "later tokens move the borders"
+    records = [r.model_copy(update={"leaks": leak}) if r.cell.stack == "fast" else r for r in trials()]
+    board = board_of(records)
+    rows = rows_of(board)
+    assert pd.isna(rows.loc["fast", "rank"])
+    assert rows.loc["fast", "status"] == "LEAKS THE FUTURE"
+    assert rows.loc["fast", "train_speed_ratio"] == pytest.approx(2, rel=0.02)
+    assert any(leak in note and "`fast` LEAKS THE FUTURE" in note for note in board.notes)
+    assert rows["rank"].drop("fast").to_dict() == {"full": "1–2", "same": "1–2"}
 
 
 def test_one_round_is_a_provisional_board():

@@ -34,6 +34,14 @@ def finish(run, count, **found):
         run.store.write(run._record(turn.cell, turn.round, {"status": "ok", "wall_s": 1.0} | found), None)
 
 
+def test_a_record_says_how_its_stack_leaks_the_future(make, monkeypatch):
+    monkeypatch.setattr(type(discover().technique("lora", {})), "leaks", lambda self, cell: "it peeks")
+    run = make(rounds=1)
+    finish(run, 12)
+    found = {record.cell.stack: record.leaks for _, record in run.store.read().records}
+    assert found == {"full": None, "lora": "it peeks"}
+
+
 def missing(run):
     """What is pending because nothing has measured it."""
     return [turn for turn in run.pending() if not turn.again]
