@@ -44,8 +44,10 @@ def _any_other(key: str) -> Callable[[list[Entry]], bool]:
 
 
 def _any_zeros(entries: list[Entry]) -> bool:
-    """Whether leaving zeros out makes a difference to some row."""
-    return any(not _missing(e["sparse"]) and not _missing(e["checkpoint"]) and e["sparse"] < e["checkpoint"] for e in entries)
+    """Whether leaving zeros out makes some row smaller by more than a percent."""
+    return any(
+        not _missing(e["sparse"]) and not _missing(e["checkpoint"]) and e["sparse"] < 0.99 * e["checkpoint"] for e in entries
+    )
 
 
 _ROW = [Column("rank", lambda e: _plain(e["rank"])), Column("stack", lambda e: _plain(e["stack"]))]
