@@ -121,7 +121,7 @@ class _Gathered(torch.autograd.Function):
                 inputs = [x.detach().requires_grad_() for x in (q[at], choice.gather(k, at), choice.gather(v, at))]
                 of_q[at], *of_gathered = torch.autograd.grad(choice.attend(*inputs, at), inputs, grad[at])
                 for total, more in zip((of_k, of_v), of_gathered, strict=True):
-                    total.index_add_(0, choice.numbers[at].flatten(), more.view(-1, *total.shape[1:]))
+                    total.index_add_(0, choice.numbers[at].flatten(), more.reshape(-1, *total.shape[1:]))
         return of_q, of_k, of_v, None
 
 

@@ -218,11 +218,11 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(("dropout", "groups"), [(0.0, 1), (0.3, 1), (0.3, 2)])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("name", SMALL)
-def test_gradients_are_those_of_finite_differences(name, causal, dropout):
-    heads = heads_of(21, causal=causal, batch=1, groups=1, heads=2, channels=2, padding=padded(21, "right")[:1])
+def test_gradients_are_those_of_finite_differences(name, causal, dropout, groups):
+    heads = heads_of(21, causal=causal, batch=1, groups=groups, heads=2, channels=2, padding=padded(21, "right")[:1])
     inputs = [x.requires_grad_() for x in (heads.q, heads.k, heads.v)]
 
     def attend(q, k, v):
