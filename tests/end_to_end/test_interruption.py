@@ -35,13 +35,25 @@ def register_techniques(register):
 '''
 
 
+def _listen_to_ctrl_c():
+    """A shell's background jobs, such as a test run's, are started deaf to it, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_leaves_nothing_and_continues(suite, tmp_path, how):
     file = suite(STACKS)
     (tmp_path / "slow.py").write_text(SLOW)
     arguments = ["run", file, "--results", "out", "--plugin", "slow.py", "--rounds", "2"]
     command = [sys.executable, "-m", "effbench", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=_listen_to_ctrl_c,  # noqa: PLW1509 - nothing else runs in this process
+    )
     seen = [process.stdout.readline() for _ in range(3)]  # the plan's line, and two finished trials
     assert seen[2].startswith("[2/8]")
     family = psutil.Process(process.pid).children(recursive=True)
