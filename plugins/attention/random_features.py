@@ -71,6 +71,9 @@ def causal(heads: Heads, projection: Tensor, before: Sums | None = None) -> tupl
     if earlier:
         first, keys = keys.split([earlier, heads.q.shape[2]])
         sums = _added(first, sums)
+    if heads.q.shape[2] == 1:  # a decode step sees all keys, so it needs no order among them
+        sums = _added(keys, sums)
+        return _divided(queries @ sums.values.unsqueeze(2)), sums
     outputs = []
     for some_queries, some_keys in zip(queries.split(_CHUNK, dim=-2), keys.split(_CHUNK), strict=True):
         output, sums = _step(some_queries, some_keys, sums)
@@ -82,7 +85,9 @@ def _prepared(heads: Heads, projection: Tensor) -> tuple[Tensor, _Keys]:
     """Features of the queries (B, KV, G, n, features), and the keys."""
     root = heads.scaling**0.5
     queries, _ = _features(root * heads.q.unflatten(1, (heads.k.shape[1], -1)), projection)
-    keys, log_scale = _features(root * heads.k, projection)
+    key = root * heads.k
+    keys, highest = _features(key, projection)
+    log_scale = highest - key.square().sum(-1, keepdim=True) / 2
     if heads.padding is not None:
         log_scale = log_scale.masked_fill(~heads.padding[:, None, :, None], torch.finfo(log_scale.dtype).min / 2)
     ones = heads.v.new_ones(1).expand(*heads.v.shape[:-1], 1)
@@ -106,10 +111,10 @@ def _added(keys: _Keys, before: Sums) -> Sums:
 
 
 def _features(x: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
-    """Features up to a factor, and the factor's logarithm: (..., n, features) and (..., n, 1)."""
+    """exp(ω·x) over its highest, and that one's logarithm: (..., n, features) and (..., n, 1)."""
     logits = x @ projection.T
     highest = logits.detach().amax(-1, keepdim=True)
-    return (logits - highest).exp() + _FLOOR, highest - x.square().sum(-1, keepdim=True) / 2
+    return (logits - highest).exp() + _FLOOR, highest
 
 
 def _divided(sums: Tensor) -> Tensor:
