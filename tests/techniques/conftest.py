@@ -23,14 +23,14 @@ from tests.records import make_cell
 CATALOG = discover()
 
 
-def llama():
+def llama(layers=2):
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=256,
             hidden_size=32,
             intermediate_size=64,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=128,

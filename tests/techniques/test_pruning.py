@@ -248,18 +248,8 @@ def test_layers_are_really_gone_and_the_cache_still_fits(base):
 
 def test_the_layer_that_changes_least_goes_and_the_first_stays():
     from effbench_plugins.pruning.structure import without_layers
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = llama(layers=4)
     for number in (0, 2):  # these pass on what they are given
         model.model.layers[number].self_attn.o_proj.weight.data.zero_()
         model.model.layers[number].mlp.down_proj.weight.data.zero_()
