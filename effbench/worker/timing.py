@@ -53,6 +53,16 @@ def timer_for(device: torch.device, clock: Clock = time.perf_counter) -> Timer:
     return CudaTimer(device) if device.type == "cuda" else CpuTimer(clock)
 
 
+def clock_for(device: torch.device, clock: Clock = time.perf_counter) -> Clock:
+    """The host's clock, read when the device has done all it was given."""
+
+    def synchronised() -> float:
+        torch.cuda.synchronize()
+        return clock()
+
+    return synchronised if device.type == "cuda" else clock
+
+
 def flush_l2(device: torch.device) -> None:
     """Write zeros over twice the L2 cache's size, so that what was in it is gone.
 

@@ -21,10 +21,9 @@ from effbench.plugin.workload import HeldOut, Quality, Workload, weighted_mean
 from effbench.worker import defaults
 from effbench.worker.checkpoint import Checkpoints
 from effbench.worker.ranks import Ranks
-from effbench.worker.timing import timer_for
+from effbench.worker.timing import Clock, clock_for, timer_for
 
 T = TypeVar("T")
-Clock = Callable[[], float]
 
 
 class DivergedError(Exception):
@@ -81,7 +80,7 @@ class _Trial:
     def __init__(self, request: TrialRequest, outcome: Outcome, announce: Callable[[str], None], clock: Clock) -> None:
         self.request, self.outcome, self.announce = request, outcome, announce
         self.cell, self.ranks, self.device = request.cell, request.ranks, request.device
-        self.clock = _synchronised(clock) if self.device.type == "cuda" else clock
+        self.clock = clock_for(self.device, clock)
         self.timer = timer_for(self.device, clock)
         self.tokenizer = request.source.tokenizer()
         self.checkpoints = Checkpoints(request.techniques)
@@ -339,14 +338,6 @@ def _checked(technique: Technique, method: str, result: object, expected: type[T
 def _parameters(model: nn.Module) -> int:
     """How many weights the model has. bitsandbytes packs several into one element and keeps their shape in `quant_state`."""
     return sum(getattr(getattr(p, "quant_state", None), "shape", p.shape).numel() for p in model.parameters())
-
-
-def _synchronised(clock: Clock) -> Clock:
-    def now() -> float:
-        torch.cuda.synchronize()
-        return clock()
-
-    return now
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

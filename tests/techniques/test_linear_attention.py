@@ -5,9 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from effbench_plugins.attention import hashing, lsh, random_features
-from effbench_plugins.attention.chunks import Hashes, Rule
-from effbench_plugins.attention.form import Heads
+from effbench_plugins.attention import lsh, random_features
+from effbench_plugins.attention.chunks import Rule
 from effbench_plugins.attention.length_projection import MODULE, LengthProjection, Slots
 from effbench_plugins.meters.tensors import stored_bytes
 from torch import nn
@@ -16,30 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.plugin import InputError
 from tests.techniques.conftest import BASES, CATALOG, Harness, cell_of, logits_of
-
-WIDTH = 8
+from tests.techniques.heads import WIDTH, hashed, heads_of, repeated, right_padding, tensors
 
 
 @pytest.fixture(autouse=True)
 def same_draws():
     torch.manual_seed(0)
-
-
-def tensors(length, *, heads=4, kv_heads=2, width=WIDTH, dtype=torch.float64, queries=None):
-    shapes = [(heads, queries or length), (kv_heads, length), (kv_heads, length)]
-    return [torch.randn(2, h, n, width, dtype=dtype) for h, n in shapes]
-
-
-def right_padding(length):
-    return torch.arange(length) < torch.tensor([[length], [length - 5]])
-
-
-def heads_of(q, k, v, padding=None, *, scaling=1.0, dropout=0.0, causal=True):
-    return Heads(q, k, v, padding, scaling, dropout, causal)
-
-
-def repeated(x, heads=4):
-    return x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 class NoSquare(TorchDispatchMode):
@@ -216,197 +197,6 @@ def test_linformers_gradients_are_those_of_finite_differences():
         return slots(projection, q, k, v, padding, scaling=0.7)
 
     assert torch.autograd.gradcheck(attention, (*inputs, *weights), fast_mode=True)
-
-
-# Reformer
-
-
-def hashed(q, k, *, rounds=2, buckets=4, padding=None):
-    rotation = hashing.rotations(q.shape[-1], rounds, buckets).to(q.dtype)
-    own = None if padding is None else padding[:, -q.shape[2] :]
-    return Hashes(hashing.buckets_of(q, rotation, buckets, own), hashing.buckets_of(k, rotation, buckets, padding))
-
-
-def strict_reference(heads, hashes, chunk, *, shared=False):
-    """Softmax with a dense mask: how often each query meets each key, counted one by one."""
-    q, k, (query_buckets, key_buckets) = heads.q, heads.k, hashes
-    n, m = q.shape[2], k.shape[2]
-    times = torch.zeros(*q.shape[:3], m, dtype=q.dtype)
-    group = q.shape[1] // k.shape[1]
-    for b, h, r, i in torch.cartesian_prod(*(torch.arange(size) for size in (*query_buckets.shape[:3], n))).tolist():
-        position = m - n + i
-        same = key_buckets[b, h // group, r, : position + 1] == query_buckets[b, h, r, i]
-        met = set(same.nonzero().flatten().tolist()[-chunk:]) | {position}
-        times[b, h, i, list(met)] += 1
-    scores = heads.scaling * q @ repeated(k).mT + times.log()
-    if shared:
-        scores = scores - 1e5 * torch.ones(n, m).triu(m - n).tril(m - n)
-    return scores.softmax(-1) @ repeated(heads.v)
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize(("length", "queries"), [(32, 32), (45, 45), (45, 13), (45, 1), (5, 5)])
-def test_strict_lsh_is_a_band_within_the_bucket(length, queries, shared):
-    q, k, v = tensors(length, kv_heads=4 if shared else 2)
-    if shared:
-        q = k
-    q = q[:, :, -queries:]
-    buckets = hashed(q, k)
-    rule = Rule(chunk=8, strict=True, causal=True, shared=shared)
-    actual = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
-    expected = strict_reference(heads_of(q, k, v, scaling=0.5), buckets, 8, shared=shared)
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
-
-
-def test_lsh_keeps_right_where_queries_and_keys_fall_into_different_buckets():
-    q, k, v = tensors(40)
-    query_buckets = torch.zeros(2, 4, 1, 40, dtype=torch.long)
-    key_buckets = torch.ones(2, 2, 1, 40, dtype=torch.long)
-    key_buckets[..., 3:20] = 0
-    rule = Rule(chunk=4, strict=True, causal=True, shared=False)
-    buckets = Hashes(query_buckets, key_buckets)
-    actual = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
-    torch.testing.assert_close(actual, strict_reference(heads_of(q, k, v, scaling=0.5), buckets, 4), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_one_bucket_in_one_chunk_is_exact_attention(strict):
-    q, k, v = tensors(30)
-    buckets = Hashes(*(torch.zeros(2, heads, 2, 30, dtype=torch.long) for heads in (4, 2)))
-    rule = Rule(chunk=32, strict=strict, causal=strict, shared=False)
-    expected = scaled_dot_product_attention(q, repeated(k), repeated(v), is_causal=strict, scale=0.5)
-    actual = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("shared", [False, True])
-def test_lsh_padding_contributes_nothing(strict, shared):
-    q, k, v = tensors(45, kv_heads=4)
-    padding = right_padding(45)
-    rule = Rule(chunk=8, strict=strict, causal=strict, shared=shared)
-    buckets = hashed(q, k, padding=padding)
-    before = lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)
-    hidden = ~padding[:, None, :, None]
-    after = lsh.attend(heads_of(q, k + 9 * hidden, v + 9 * hidden, scaling=0.5), buckets, rule)
-    present = padding[:, None, :, None].expand_as(before)
-    torch.testing.assert_close(after[present], before[present])
-    assert torch.isfinite(after).all()
-
-
-@pytest.mark.parametrize(("shared", "kv_heads"), [(False, 2), (True, 4)])
-def test_only_strict_lsh_keeps_from_the_future(shared, kv_heads):
-    def changed_by_the_future(strict):
-        torch.manual_seed(1)
-        q, k, v = tensors(60, kv_heads=kv_heads)
-        rotation = hashing.rotations(WIDTH, 2, 4).double()
-        rule = Rule(chunk=8, strict=strict, causal=True, shared=shared)
-
-        def output(q, k, v):
-            q = k if shared else q
-            buckets = Hashes(*(hashing.buckets_of(x, rotation, 4, None) for x in (q, k)))
-            return lsh.attend(heads_of(q, k, v, scaling=0.5), buckets, rule)[:, :, :40]
-
-        later = [torch.cat([x[:, :, :40], torch.randn_like(x[:, :, 40:])], 2) for x in (q, k, v)]
-        return float((output(*later) - output(q, k, v)).abs().max())
-
-    assert changed_by_the_future(strict=True) < 1e-12
-    assert changed_by_the_future(strict=False) > 1e-3
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_lsh_decodes_as_its_last_position(shared):
-    q, k, v = tensors(45, kv_heads=4 if shared else 2)
-    q = k if shared else q
-    rule = Rule(chunk=8, strict=True, causal=True, shared=shared)
-    queries, keys = hashed(q, k)
-    expected = lsh.attend(heads_of(q, k, v, scaling=0.5), Hashes(queries, keys), rule)[:, :, -1:]
-    actual = lsh.decode(heads_of(q[:, :, -1:], k, v, scaling=0.5), Hashes(queries[..., -1:], keys), rule)
-    torch.testing.assert_close(actual, expected)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("shared", [False, True])
-def test_lsh_gradients_are_those_of_finite_differences(strict, shared):
-    q, k, v = (x.requires_grad_() for x in tensors(21, heads=2, kv_heads=2 if shared else 1, width=2))
-    buckets = hashed(k if shared else q, k)
-    rule = Rule(chunk=4, strict=strict, causal=True, shared=shared)
-    inputs = (k, v) if shared else (q, k, v)
-
-    def attention(*x):
-        return lsh.attend(heads_of(x[0], *x[-2:], scaling=0.5), buckets, rule)
-
-    assert torch.autograd.gradcheck(attention, inputs, fast_mode=True)
-
-
-def test_lsh_drops_the_same_weights_in_both_directions():
-    q, k, v = (x.requires_grad_() for x in tensors(21, heads=2, kv_heads=1, width=2))
-    buckets, rule = hashed(q, k), Rule(chunk=4, strict=True, causal=True, shared=False)
-
-    def attention(*x, dropout=0.4):
-        torch.manual_seed(3)
-        return lsh.attend(heads_of(*x, dropout=dropout), buckets, rule)
-
-    assert torch.autograd.gradcheck(attention, (q, k, v), fast_mode=True)
-    constant = torch.ones_like(v)
-    assert not torch.allclose(attention(q, k, constant), constant[:, :1])
-    assert float(attention(q, k, constant).detach().mean()) == pytest.approx(1, abs=0.15)
-    assert torch.equal(attention(q, k, v, dropout=0.0), lsh.attend(heads_of(q, k, v), buckets, rule))
-
-
-@pytest.mark.parametrize("buckets", [4, 128])
-def test_hashing_keeps_directions_together(buckets):
-    x = torch.randn(1, 2, 200, WIDTH)
-    rotation = hashing.rotations(WIDTH, 3, buckets)
-    numbers = hashing.buckets_of(x, rotation, buckets, None)
-    assert numbers.shape == (1, 2, 3, 200)
-    assert numbers.min() >= 0
-    assert buckets / 2 < numbers.max() < buckets
-    assert torch.equal(hashing.buckets_of(5 * x, rotation, buckets, None), numbers)
-    near, far = x + 0.05 * torch.randn_like(x), torch.randn_like(x)
-    together = [(hashing.buckets_of(other, rotation, buckets, None) == numbers).float().mean() for other in (near, far)]
-    assert together[0] > 0.8
-    assert together[1] < 2 / math.sqrt(buckets)
-
-
-@pytest.mark.parametrize("rounds", [1, 3])
-@pytest.mark.parametrize(("causal", "buckets"), [(True, 8), (False, 8), (True, 128)])
-@pytest.mark.parametrize("padded", [False, True])
-def test_published_lsh_is_that_of_transformers(rounds, causal, buckets, padded):
-    from transformers import ReformerConfig
-    from transformers.models.reformer.modeling_reformer import LSHSelfAttention
-
-    length, chunk = 64, 8
-    factors = [buckets] if buckets <= 64 else [8, 16]
-    config = ReformerConfig(
-        hidden_size=4 * WIDTH,
-        attention_head_size=WIDTH,
-        num_attention_heads=4,
-        num_hashes=rounds,
-        num_buckets=factors if len(factors) > 1 else buckets,
-        lsh_attn_chunk_length=chunk,
-        lsh_num_chunks_before=1,
-        lsh_num_chunks_after=0,
-        lsh_attention_probs_dropout_prob=0.0,
-        is_decoder=causal,
-        hash_seed=7,
-    )
-    # float64: in float32 their mask value of -1e5 rounds the sums of tokens that meet nothing but themselves
-    theirs = LSHSelfAttention(config, layer_idx=0).eval().double()
-    hidden = torch.randn(2, length, 4 * WIDTH, dtype=torch.float64)
-    padding = right_padding(length) if padded else None
-    expected = theirs(hidden, attention_mask=padding).hidden_states
-
-    split = [linear(hidden).unflatten(-1, (4, WIDTH)).transpose(1, 2) for linear in (theirs.query_key, theirs.value)]
-    torch.manual_seed(7)
-    rotation = torch.randn(4, WIDTH, rounds, sum(factors) // 2, dtype=torch.float64)
-    numbers = hashing.buckets_of(split[0], rotation, buckets, padding)
-    rule = Rule(chunk=chunk, strict=False, causal=causal, shared=True)
-    heads = heads_of(split[0], lsh.normalised(split[0]), split[1], scaling=WIDTH**-0.5)
-    actual = lsh.attend(heads, Hashes(numbers, numbers), rule)
-    actual = actual.transpose(1, 2).flatten(2)
-    rows = torch.ones(2, length, dtype=torch.bool) if padding is None else padding
-    torch.testing.assert_close(actual[rows], expected[rows], atol=1e-5, rtol=0)
 
 
 # All of them
