@@ -62,21 +62,23 @@ _SPEED = [
 
 
 def _tables(board: "Leaderboard") -> list[tuple[list[str], list[list[str]]]]:
-    """Titles and cells of the two tables a board is shown as: speed, then what it costs."""
+    """Titles and cells of the tables a board is shown as: speed, what it costs, what is kept."""
     cost = [
         _size("train memory", "train_memory", _bytes),
         _size("infer memory", "infer_memory", _bytes),
         _size("trainable", "trainable", _count),
+        Column(_clean(board.quality_metric), _quality),
+    ]
+    bytes_kept = [
         _size("checkpoint", "checkpoint", _bytes),
         _size("without zeros", "sparse", _bytes, _any_zeros),
         Column("bits/weight", lambda e: _number(e["bits"], lambda x: f"{x:.3g}"), _any_other("bits")),
-        _size("KV cache", "kv_cache", _bytes, _any_other("kv_cache")),
         _size("delta", "delta", _bytes),
-        Column(_clean(board.quality_metric), _quality),
+        _size("KV cache", "kv_cache", _bytes, _any_other("kv_cache")),
     ]
     entries = [{str(key): value for key, value in entry.items()} for entry in board.rows.to_dict("records")]
     tables = []
-    for wanted in (_ROW + _SPEED, _ROW[1:] + cost):
+    for wanted in (_ROW + _SPEED, _ROW[1:] + cost, _ROW[1:] + bytes_kept):
         columns = [c for c in wanted if c in _ROW or (c.news(entries) and any(c.show(entry) != MISSING for entry in entries))]
         tables.append(([c.title for c in columns], [[c.show(entry) for c in columns] for entry in entries]))
     return [(titles, cells) for titles, cells in tables if len(titles) > 1]
