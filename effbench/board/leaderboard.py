@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from effbench.board.chance import chance_notes
 from effbench.board.frame import load
 from effbench.board.rows import Row, common_shapes, log_ratios, rows_of
+from effbench.board.scaling import scaling_of
 from effbench.board.stats import MIN_ROUNDS, holm_intervals
 from effbench.board.table import Table
 from effbench.board.verdict import clearly_better
@@ -54,6 +55,7 @@ class Settings(BaseModel):
     delta: float = 0.03
     ranking: Ranking = Ranking()
     quality: QualitySettings = QualitySettings()
+    fit_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Leaderboard:
     """Ids of the cells that a row stands for, by its name in the column `stack`."""
     baseline_cells: tuple[str, ...]
     """Ids of the cells that the others are compared with."""
+    scaling: "pd.DataFrame | None"
+    """How each stack's costs grow with the length; None below three lengths. Columns as `scaling.SCALING_COLUMNS`."""
+    by_length: "pd.DataFrame | None"
+    """The ratio to the baseline at each length; None below three lengths. Columns as `scaling.LENGTH_COLUMNS`."""
 
 
 def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None) -> list[Leaderboard]:
@@ -141,6 +147,8 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
     unranked = _unranked(table, settings.quality, by)
     ranks = _ranks(table, by, settings, unranked)
     ranked = table.frame(ranks, unranked)
+    by_label = {row.label: row for row in rows}
+    scaling = scaling_of([by_label[label] for label in ranked["stack"]], table.base, settings.fit_from)
     counts = [len(rounds) for row in rows if (rounds := row.rounds())] or [0]
     title = f"{trial['suite']}: {trial['model']} on {trial['workload']}" + "".join(f", {detail}" for detail in details)
     return Leaderboard(
@@ -163,6 +171,7 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
                     *table.notes,
                     *chance_notes(rows, settings.quality.metric, unranked, baseline),
                     *_rank_notes(rows, trial),
+                    *(scaling.notes if scaling else ()),
                     *_losses(rows),
                     *notes,
                 ]
@@ -171,6 +180,8 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
         rows=ranked,
         cells={row.label: tuple(sorted(row.cells)) for row in rows},
         baseline_cells=tuple(sorted(set[str]().union(*(row.cells for row in rows if row.stack == baseline)))),
+        scaling=scaling.scaling if scaling else None,
+        by_length=scaling.by_length if scaling else None,
     )
 
 

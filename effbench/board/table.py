@@ -64,7 +64,7 @@ class Table:
         """Find each row's baseline, and the cells on which quality can be compared."""
         self.bound = math.log1p(self.delta)
         bases = [row for row in self.rows if row.stack == self.baseline]
-        self._base = {row.label: _base_of(row, bases) for row in self.rows}
+        self.base = {row.label: _base_of(row, bases) for row in self.rows}
         if not any(row.values for row in bases):
             name = f" `{self.baseline}`" if self.baseline else ""
             self.notes.append(f"no finished trial of the baseline{name}: nothing to compare with, ratios are missing")
@@ -96,7 +96,7 @@ class Table:
 
     def quality_ratio(self, row: Row) -> float | None:
         """Quality relative to the baseline's, or None where it cannot be compared."""
-        base = self._base[row.label]
+        base = self.base[row.label]
         mine, theirs = self._quality_of(row), base and self._quality_of(base)
         return None if mine is None or not theirs else mine / theirs
 
@@ -111,7 +111,7 @@ class Table:
         self._note_common(measure.metric, shapes)
         measured: list[tuple[Row, Row]] = []
         for row in self.rows:
-            base, value = self._base[row.label], row.mean(measure.metric, shapes)
+            base, value = self.base[row.label], row.mean(measure.metric, shapes)
             theirs = None if base is None else base.mean(measure.metric, shapes)
             cells[row.label][measure.key] = value
             if base is None or value is None or theirs is None:
@@ -138,7 +138,7 @@ class Table:
     def _quality(self, cells: dict[str, dict[str, Any]]) -> None:
         differences: dict[str, tuple[QualityDraws, float]] = {}
         for row in self._quality_rows:
-            base = self._base[row.label]
+            base = self.base[row.label]
             cells[row.label] |= {"quality": self._quality_of(row), "quality_chance": chance(row, self.quality_name)}
             if base is row and self._quality_of(row) is not None:
                 cells[row.label] |= {"quality_difference": 0.0, "quality_verdict": "baseline"}

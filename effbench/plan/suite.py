@@ -148,6 +148,8 @@ class Suite(_Part):
     """Whether the axis batch_size is that of all ranks together, or of each data-parallel rank."""
     delta: float = Field(default=0.03, gt=0, lt=1)
     """Differences of the ratio within ± delta count as the same."""
+    fit_from: int | None = Field(default=None, ge=1)
+    """Shortest sequence from which boards fit how cost grows with the length; all lengths when left out."""
     trust_remote_code: bool = False
     axes: dict[str, list[Any]] = {}
     training: Training = Training()

@@ -1,0 +1,148 @@
+"""How the cost of a board's rows grows with the sequence length: exponents, complexity classes, crossovers."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effbench.board.complexity import supported
+from effbench.board.lengths import COSTS, Curve, Family, families_of, lengths_of
+from effbench.board.rows import Row
+from effbench.board.stats import Array, Interval, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MIN_LENGTHS = 3
+"""Two lengths fit any class."""
+LINEAR = 1.15
+"""Up to this exponent memory counts as growing no faster than the length; n log n has 1.13 over 512 to 8192 tokens."""
+SCALING_COLUMNS = (
+    "stack", "metric", "batch_size", "dtype", "exponent", "low", "high", "rounds", "lengths", "classes",
+    "crossover", "crossover_low", "crossover_high", "crossover_words",
+)  # fmt: skip
+"""A row per stack, metric, batch size and dtype: the cost's exponent and its interval, where it was fitted, the rest."""
+LENGTH_COLUMNS = ("stack", "metric", "batch_size", "dtype", "seq_len", "value", "ratio", "low", "high", "rounds")
+"""A row per length too: the cost, and its ratio to the baseline's (below 1 is cheaper) with its interval over rounds."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What a board shows along the length."""
+
+    scaling: "pd.DataFrame"
+    """Columns as SCALING_COLUMNS."""
+    by_length: "pd.DataFrame"
+    """Columns as LENGTH_COLUMNS."""
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one cost grows over the lengths it was fitted at."""
+
+    lengths: tuple[int, ...]
+    exponent: Interval
+    classes: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The lengths."""
+        return ", ".join(map(str, self.lengths))
+
+
+def scaling_of(rows: Sequence[Row], bases: Mapping[str, Row | None], fit_from: int | None) -> Scaling | None:
+    """Of a board's rows, each with its baseline by label; None where nothing was measured at MIN_LENGTHS lengths."""
+    import pandas as pd
+
+    families = [family for family in families_of(rows) if _lengths(rows, family) >= MIN_LENGTHS]
+    if not families:
+        return None
+    fits: dict[tuple[str, str], list[Fit]] = {}
+    grown: list[dict[str, Any]] = []
+    by_length: list[dict[str, Any]] = []
+    for row, metric, family in product(rows, COSTS, families):
+        if not lengths_of(row, metric, family):
+            continue
+        curve, found = Curve(row, bases[row.label], metric, family), fit(row, metric, family, fit_from or 0)
+        identity = {"stack": row.label, "metric": metric, **family._asdict()}
+        grown.append(identity | _columns(found) | curve.crossover().columns())
+        by_length += [identity | entry for entry in curve.by_length()]
+        fits.setdefault((row.label, metric), []).append(found)
+    scaling = pd.DataFrame(grown, columns=[*SCALING_COLUMNS])
+    own = scaling[scaling["stack"].isin([row.label for row in rows if bases[row.label] is row])]
+    notes = [*_fit_notes(fits), *_memory_notes(own)]
+    return Scaling(scaling, pd.DataFrame(by_length, columns=[*LENGTH_COLUMNS]), notes)
+
+
+def _lengths(rows: Sequence[Row], family: Family) -> int:
+    return len({length for row in rows for metric in COSTS for length in lengths_of(row, metric, family)})
+
+
+def fit(row: Row, metric: str, family: Family, fit_from: int = 0) -> Fit:
+    """Over all lengths from `fit_from` on that the row has, in the rounds that have them all; empty below MIN_LENGTHS."""
+    lengths = [length for length in lengths_of(row, metric, family) if length >= fit_from]
+    if len(lengths) < MIN_LENGTHS:
+        return Fit((), Interval(math.nan, None, None, 0), ())
+    logs, n = _complete_rounds(row, metric, family, lengths), np.array(lengths, dtype=float)
+    x = np.log(n) - np.log(n).mean()
+    return Fit(tuple(lengths), mean_interval(logs @ x / (x @ x)), supported(n, logs))
+
+
+def _complete_rounds(row: Row, metric: str, family: Family, lengths: Sequence[int]) -> Array:
+    """Log costs (rounds, lengths). A round without one of the lengths would have another slope, and is left out."""
+    rounds: dict[int, dict[int, list[float]]] = {}
+    for trial, value in row.values.get(metric, {}).items():
+        length, *rest = trial.shape
+        if value > 0 and tuple(rest) == family and length in lengths:
+            rounds.setdefault(trial.round, {}).setdefault(length, []).append(math.log(value))
+    complete = [logs for _, logs in sorted(rounds.items()) if len(logs) == len(lengths)]
+    return np.array([[np.mean(logs[length]) for length in lengths] for logs in complete]).reshape(-1, len(lengths))
+
+
+def _columns(found: Fit) -> dict[str, Any]:
+    exponent = found.exponent
+    numbers = {"exponent": exponent.estimate, "low": exponent.low, "high": exponent.high, "rounds": exponent.n}
+    return numbers | {"lengths": found.words, "classes": ", ".join(found.classes)}
+
+
+def _fit_notes(fits: Mapping[tuple[str, str], Sequence[Fit]]) -> Iterator[str]:
+    """Over which lengths the fits are, and which are over others or missing: those are not to be compared with the rest."""
+    counts = Counter(found.words for of_one in fits.values() for found in of_one if found.exponent.n)
+    if not counts:
+        yield f"how cost grows is fitted to {MIN_LENGTHS} lengths or more, all in one round: no stack has them"
+        return
+    [(usual, _)] = counts.most_common(1)
+    yield f"how cost grows is fitted over the lengths {usual}"
+    others: dict[tuple[str, str], list[str]] = {}
+    for (label, metric), of_one in fits.items():
+        for found in of_one:
+            if found.words != usual or not found.exponent.n:
+                others.setdefault((label, _where(found)), []).append(metric)
+    for (label, where), metrics in others.items():
+        yield f"`{label}`: {', '.join(dict.fromkeys(metrics))} {where}"
+
+
+def _where(found: Fit) -> str:
+    if not found.lengths:
+        return f"measured at fewer than {MIN_LENGTHS} of them, so no fit"
+    return f"fitted over {found.words}" if found.exponent.n else "never measured at all its lengths in one round, so no fit"
+
+
+def _memory_notes(baseline: "pd.DataFrame") -> Iterator[str]:
+    """That there is no order of growth to save where the baseline's own memory is linear."""
+    memory = baseline[baseline["metric"].str.endswith("peak_memory_bytes") & (baseline["exponent"] <= LINEAR)]
+    if memory.empty:
+        return
+    phases = {"train": "training", "infer": "inference"}
+    exponents = [
+        f"{e:.2f} in {phases[metric.partition('.')[0]]}" for metric, e in zip(memory["metric"], memory["exponent"], strict=True)
+    ]
+    yield (
+        f"the baseline's own peak memory grows no faster than the length (exponent {', '.join(exponents)}): "
+        "what a stack gains from growing slower, it gains in time"
+    )
