@@ -49,7 +49,7 @@ def _noise(logs: Array) -> float:
     """Variance of a length's mean over rounds; what a round adds to all lengths alike changes no shape and is taken out."""
     rounds, count = logs.shape
     rest = logs - logs.mean(axis=0) - logs.mean(axis=1, keepdims=True) + logs.mean()
-    return float((rest**2).sum()) / ((rounds - 1) * (count - 1)) / rounds
+    return float((rest**2).sum() / ((rounds - 1) * (count - 1) * rounds))
 
 
 def _residual(costs: Array, growth: Array | None) -> float:

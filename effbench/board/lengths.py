@@ -109,6 +109,8 @@ def crossover(found: Mapping[int, Interval], beyond: str = "") -> Crossover:
     lows = [low for n in lengths if (low := found[n].low) is not None]
     highs = [high for n in lengths if (high := found[n].high) is not None]
     low, high = (_crossing(lengths, ends) if len(ends) == len(lengths) else None for ends in (lows, highs))
+    if low == EVERYWHERE and high == math.inf:
+        return Crossover(math.nan, None, None, "unclear" + beyond)
     return Crossover(estimate, low, high, _words(estimate, low, high, lengths) + beyond)
 
 
@@ -125,22 +127,20 @@ def _crossing(lengths: Sequence[int], values: Sequence[float]) -> float:
 
 
 def _words(estimate: float, low: float | None, high: float | None, lengths: Sequence[int]) -> str:
-    """`3200 [2900, 3500]`, `≤ 512` (at every length), `> 8192` (never to the end), `unclear` (one or the other)."""
-    if low == EVERYWHERE and high == math.inf:
-        return "unclear"
+    """`3200 [2900, 3500]`, `≤512` (at every length), `>8192` (at none to the end)."""
     shown, *ends = (_end(x, lengths) for x in (estimate, low, high) if x is not None)
     return f"{shown} [{', '.join(ends)}]" if any(end != shown for end in ends) else shown
 
 
 def _end(length: float, lengths: Sequence[int]) -> str:
     if length == EVERYWHERE:
-        return f"≤ {lengths[0]}"
-    return f"> {lengths[-1]}" if length == math.inf else f"{float(f'{length:.3g}'):.0f}"
+        return f"≤{lengths[0]}"
+    return f">{lengths[-1]}" if length == math.inf else f"{float(f'{length:.3g}'):.0f}"
 
 
 def _beyond(last: int, mine: Sequence[int], theirs: Sequence[int]) -> str:
-    """Who was measured at lengths beyond the last one at which both were."""
-    for who, lengths in (("alone", mine), ("baseline alone", theirs)):
+    """Whether the row alone, or its baseline alone, was measured beyond the last length at which both were."""
+    for who, lengths in (("alone", mine), ("missing", theirs)):
         if further := [length for length in lengths if length > last]:
             return f"; {who} from {further[0]}"
     return ""

@@ -124,7 +124,8 @@ def _fit_notes(fits: Mapping[tuple[str, str], Sequence[Fit]]) -> Iterator[str]:
             if found.words != usual or not found.exponent.n:
                 others.setdefault((label, _where(found)), []).append(metric)
     for (label, where), metrics in others.items():
-        yield f"`{label}`: {', '.join(dict.fromkeys(metrics))} {where}"
+        whole = len(set(metrics)) == sum(stack == label for stack, _ in fits)
+        yield f"`{label}`: {'' if whole else ', '.join(dict.fromkeys(metrics)) + ' '}{where}"
 
 
 def _where(found: Fit) -> str:
@@ -135,14 +136,19 @@ def _where(found: Fit) -> str:
 
 def _memory_notes(baseline: "pd.DataFrame") -> Iterator[str]:
     """That there is no order of growth to save where the baseline's own memory is linear."""
-    memory = baseline[baseline["metric"].str.endswith("peak_memory_bytes") & (baseline["exponent"] <= LINEAR)]
-    if memory.empty:
-        return
-    phases = {"train": "training", "infer": "inference"}
+    phases = {"train.peak_memory_bytes": "training", "infer.peak_memory_bytes": "inference"}
     exponents = [
-        f"{e:.2f} in {phases[metric.partition('.')[0]]}" for metric, e in zip(memory["metric"], memory["exponent"], strict=True)
+        f"{exponent:.2f} in {phases[metric]}"
+        for metric, exponent, classes in zip(baseline["metric"], baseline["exponent"], baseline["classes"], strict=True)
+        if metric in phases and exponent <= LINEAR and _at_most_log_linear(classes)
     ]
-    yield (
-        f"the baseline's own peak memory grows no faster than the length (exponent {', '.join(exponents)}): "
-        "what a stack gains from growing slower, it gains in time"
-    )
+    if exponents:
+        yield (
+            f"the baseline's own peak memory grows no faster than the length (exponent {', '.join(exponents)}): "
+            "what a stack gains from growing slower, it gains in time"
+        )
+
+
+def _at_most_log_linear(classes: str) -> bool:
+    """Not so where a large constant part hides a square: the exponent of a + b·n² is small while a is most of it."""
+    return not classes or any(name in ("constant", "n", "n log n") for name in classes.split(", "))

@@ -144,7 +144,11 @@ def _show(folder: Path, results: Path) -> None:
     reporters = discover().reporters
     boards = build(folder)
     typer.echo(reporters.get("table")().render(boards))
-    for name, file in (("markdown", "LEADERBOARD.md"), ("csv", "leaderboard.csv")):
+    files = {"markdown": "LEADERBOARD.md", "csv": "leaderboard.csv"}
+    if any(board.scaling is not None for board in boards):
+        files |= {"scaling-csv": "scaling.csv", "lengths-csv": "by_length.csv"}
+    for name, file in files.items():
         write_atomic(folder / file, reporters.get(name)().render(boards).encode())
-    typer.echo(f"records, LEADERBOARD.md and leaderboard.csv: {folder}")
+    *others, last = files.values()
+    typer.echo(f"records, {', '.join(others)} and {last}: {folder}")
     typer.echo(f"show again: effbench board {results}")

@@ -1,0 +1,169 @@
+"""Formats of leaderboards."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from io import StringIO
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from effbench.plugin import Reporter, hookimpl
+
+from .lengths import length_legend, length_tables
+from .tables import heading, legend, tables
+from .text import clean, missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from effbench.board.leaderboard import Leaderboard
+
+_IDENTITY = ["machine", "suite", "model", "workload", "title", "baseline"]
+
+
+class TableReporter(Reporter):
+    """Tables for a terminal."""
+
+    name: ClassVar = "table"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """As wide as the terminal, 120 columns where there is none."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        out = StringIO()
+        width = shutil.get_terminal_size((120, 24)).columns
+        # Text objects are never read as markup, so names such as "[red]" or ":smile:" stay what they are.
+        console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+        for board in boards:
+            for line in heading(board):
+                console.print(Text(line))
+            for titles, cells in tables(board) + length_tables(board):
+                table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+                for title in titles:
+                    table.add_column(Text(title), overflow="fold")
+                for row in cells:
+                    table.add_row(*map(Text, row))
+                console.print(table)
+            for note in board.notes:
+                console.print(Text(f"note: {clean(note)}"))
+            console.print(Text(_legends(board)))
+            console.print()
+        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+class MarkdownReporter(Reporter):
+    """GitHub's Markdown."""
+
+    name: ClassVar = "markdown"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """One section per board."""
+        lines = ["# Leaderboard", ""]
+        for board in boards:
+            title, *details = map(_markdown, heading(board))
+            lines += [f"## {title}", "", *(f"{detail}  " for detail in details), ""]
+            for titles, cells in tables(board) + length_tables(board):
+                rows = [titles, ["---"] * len(titles), *cells]
+                lines += [_markdown_row(row) for row in rows] + [""]
+            lines += [f"- {_markdown(clean(note))}" for note in board.notes]
+            lines += ["", _legends(board), ""]
+        return "\n".join(lines)
+
+
+class CsvReporter(Reporter):
+    """All numbers of all boards in one table."""
+
+    name: ClassVar = "csv"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """Identifying columns first; an empty field is a missing value."""
+        from effbench.board.table import columns
+
+        return _csv(columns(), [(board, board.rows) for board in boards])
+
+
+class ScalingCsvReporter(Reporter):
+    """How cost grows with the length, one line per stack and metric."""
+
+    name: ClassVar = "scaling-csv"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """No lines but the header for boards of fewer than three lengths."""
+        from effbench.board.scaling import SCALING_COLUMNS
+
+        return _csv(SCALING_COLUMNS, [(board, board.scaling) for board in boards])
+
+
+class LengthsCsvReporter(Reporter):
+    """Costs and their ratios to the baseline, one line per stack, metric and length."""
+
+    name: ClassVar = "lengths-csv"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """No lines but the header for boards of fewer than three lengths."""
+        from effbench.board.scaling import LENGTH_COLUMNS
+
+        return _csv(LENGTH_COLUMNS, [(board, board.by_length) for board in boards])
+
+
+class JsonReporter(Reporter):
+    """A list of boards, each with its notes, its rows and, along the length, `scaling` and `by_length`."""
+
+    name: ClassVar = "json"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """Missing values are null."""
+        return json.dumps([_plain_board(board) for board in boards], indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _csv(columns: Iterable[str], parts: "list[tuple[Leaderboard, pd.DataFrame | None]]") -> str:
+    import pandas as pd
+
+    entries = [
+        {name: getattr(board, name) for name in _IDENTITY} | row
+        for board, frame in parts
+        if frame is not None
+        for row in _plain_rows(frame)
+    ]
+    return str(pd.DataFrame(entries, columns=[*_IDENTITY, *columns]).to_csv(index=False))
+
+
+def _plain_board(board: "Leaderboard") -> dict[str, Any]:
+    frames = {"rows": board.rows, "scaling": board.scaling, "by_length": board.by_length}
+    fields = {name: value for name, value in vars(board).items() if name not in frames}
+    plain = {name: None if frame is None else _plain_rows(frame) for name, frame in frames.items()}
+    return fields | {"rounds": list(board.rounds)} | plain
+
+
+def _plain_rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    return [{str(key): None if missing(value) else value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _legends(board: "Leaderboard") -> str:
+    return " ".join(filter(None, [legend(board), length_legend(board)]))
+
+
+def _markdown(text: str) -> str:
+    for character in "\\`|[]*":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell if cell == "---" else _markdown(cell.replace("\n", " ")) for cell in cells) + " |"
+
+
+@hookimpl
+def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
+    """Register the standard formats."""
+    for reporter in (
+        TableReporter,
+        MarkdownReporter,
+        CsvReporter,
+        ScalingCsvReporter,
+        LengthsCsvReporter,
+        JsonReporter,
+    ):
+        register(reporter)
