@@ -1,7 +1,8 @@
-"""How often the whole procedure errs, and what it can see: `python tools/simulate.py [errors | coverage | looks | power]`.
+"""How often the whole procedure errs, and what it can see: `python tools/simulate.py [PART]`.
 
 Draws made-up runs, trial by trial in shuffled rounds, and judges their log ratios as the board does (`many_boards.py`, held
-equal to it by a test). Each table says how often the procedure was wrong, with its Monte-Carlo error. One core, about a minute.
+equal to it by a test); growth along the length is in `growth.py`. Each table says how often the procedure was wrong, with its
+Monte-Carlo error. One core, about two minutes.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from growth import classes, crossovers
 from many_boards import FASTER, SAME, SLOWER, Verdicts, every_round, until_clear, verdicts
 from numpy.typing import NDArray
 from scipy.special import betaincinv
@@ -213,7 +215,14 @@ def smallest(logs: Array, sd: float, delta: float) -> float:
     return high
 
 
-PARTS = {"looks": (looks, 2000), "coverage": (coverage, 2000), "errors": (errors, 2000), "power": (power, 2000)}
+PARTS = {
+    "looks": (looks, 2000),
+    "coverage": (coverage, 2000),
+    "errors": (errors, 2000),
+    "power": (power, 2000),
+    "classes": (classes, 1000),
+    "crossovers": (crossovers, 1000),
+}
 
 
 def main() -> None:

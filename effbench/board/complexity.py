@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +18,26 @@ CLASSES: dict[str, Callable[[Array], Array] | None] = {
 }
 MIN_LIKELIHOOD = 0.05
 """Of a class relative to the best one, for it to count as supported."""
+ROUGH = 0.01
+"""Level of the F test of what the best class leaves over against the noise (lack of fit)."""
 _RESOLUTION = 1e-6
 """Relative; costs that agree to this are equal, whatever the noise: records keep nine digits."""
 
 
-def supported(lengths: Array, logs: Array) -> tuple[str, ...]:
+class Support(NamedTuple):
+    """What a fit of all classes says."""
+
+    classes: tuple[str, ...] = ()
+    rough: bool = False
+    """Whether the best class leaves clearly more than the noise, so that the costs lie beside or between the classes."""
+
+    @property
+    def words(self) -> str:
+        """`n, n log n`, or `≈ n` where the classes are no more than the nearest ones."""
+        return ("≈ " if self.rough else "") + ", ".join(self.classes)
+
+
+def supported(lengths: Array, logs: Array) -> Support:
     """The classes that log costs (rounds, lengths) support; none below MIN_ROUNDS, where the noise is not known well enough.
 
     Each class is fitted to the means over rounds, a, b ≥ 0, by least squares of the relative errors. With RSS the sum of their
@@ -34,15 +50,23 @@ def supported(lengths: Array, logs: Array) -> tuple[str, ...]:
     """
     rounds, count = logs.shape
     if rounds < MIN_ROUNDS:
-        return ()
+        return Support()
     costs = np.exp(logs.mean(axis=0) - logs.mean())
     parameters = {name: 1 if name == CONSTANT else 2 for name in CLASSES}
     left = {name: _residual(costs, None if growth is None else growth(lengths)) for name, growth in CLASSES.items()}
-    variance = max(_noise(logs), min(left[name] / (count - parameters[name]) for name in CLASSES), _RESOLUTION**2)
-    criterion = {name: left[name] / variance + 2 * parameters[name] for name in CLASSES}
+    best, freedom = min((left[name] / (count - parameters[name]), count - parameters[name]) for name in CLASSES)
+    noise = max(_noise(logs), _RESOLUTION**2)
+    criterion = {name: left[name] / max(noise, best) + 2 * parameters[name] for name in CLASSES}
     limit = min(criterion.values()) - 2 * math.log(MIN_LIKELIHOOD)
     found = tuple(name for name in CLASSES if criterion[name] <= limit)
-    return (CONSTANT,) if CONSTANT in found else found
+    rough = _f_test_p(best / noise, freedom, (rounds - 1) * (count - 1)) < ROUGH
+    return Support((CONSTANT,) if CONSTANT in found else found, rough)
+
+
+def _f_test_p(ratio: float, freedom: int, noise_freedom: int) -> float:
+    from scipy.special import fdtrc
+
+    return float(fdtrc(freedom, noise_freedom, ratio))
 
 
 def _noise(logs: Array) -> float:

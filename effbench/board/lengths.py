@@ -110,7 +110,7 @@ def crossover(found: Mapping[int, Interval], beyond: str = "") -> Crossover:
     highs = [high for n in lengths if (high := found[n].high) is not None]
     low, high = (_crossing(lengths, ends) if len(ends) == len(lengths) else None for ends in (lows, highs))
     if low == EVERYWHERE and high == math.inf:
-        return Crossover(math.nan, None, None, "unclear" + beyond)
+        return Crossover(math.nan, low, high, "unclear" + beyond)
     return Crossover(estimate, low, high, _words(estimate, low, high, lengths) + beyond)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effbench.board.complexity import supported
+from effbench.board.complexity import Support, supported
 from effbench.board.lengths import COSTS, Curve, Family, families_of, lengths_of
 from effbench.board.rows import Row
 from effbench.board.stats import Array, Interval, mean_interval
@@ -47,7 +47,7 @@ class Fit:
 
     lengths: tuple[int, ...]
     exponent: Interval
-    classes: tuple[str, ...]
+    support: Support
 
     @property
     def words(self) -> str:
@@ -87,7 +87,7 @@ def fit(row: Row, metric: str, family: Family, fit_from: int = 0) -> Fit:
     """Over all lengths from `fit_from` on that the row has, in the rounds that have them all; empty below MIN_LENGTHS."""
     lengths = [length for length in lengths_of(row, metric, family) if length >= fit_from]
     if len(lengths) < MIN_LENGTHS:
-        return Fit((), Interval(math.nan, None, None, 0), ())
+        return Fit((), Interval(math.nan, None, None, 0), Support())
     logs, n = _complete_rounds(row, metric, family, lengths), np.array(lengths, dtype=float)
     x = np.log(n) - np.log(n).mean()
     return Fit(tuple(lengths), mean_interval(logs @ x / (x @ x)), supported(n, logs))
@@ -107,7 +107,7 @@ def _complete_rounds(row: Row, metric: str, family: Family, lengths: Sequence[in
 def _columns(found: Fit) -> dict[str, Any]:
     exponent = found.exponent
     numbers = {"exponent": exponent.estimate, "low": exponent.low, "high": exponent.high, "rounds": exponent.n}
-    return numbers | {"lengths": found.words, "classes": ", ".join(found.classes)}
+    return numbers | {"lengths": found.words, "classes": found.support.words}
 
 
 def _fit_notes(fits: Mapping[tuple[str, str], Sequence[Fit]]) -> Iterator[str]:
@@ -151,4 +151,4 @@ def _memory_notes(baseline: "pd.DataFrame") -> Iterator[str]:
 
 def _at_most_log_linear(classes: str) -> bool:
     """Not so where a large constant part hides a square: the exponent of a + b·n² is small while a is most of it."""
-    return not classes or any(name in ("constant", "n", "n log n") for name in classes.split(", "))
+    return not classes or not {"constant", "n", "n log n"}.isdisjoint(classes.removeprefix("≈ ").split(", "))
