@@ -31,16 +31,15 @@ def lengths(count: int) -> Array:
 
 def classes(draws: int, rng: np.random.Generator) -> None:
     """How often each class is supported, by what the costs truly are."""
-    print("how often a class is supported, %, by truth (noise of a trial)")
+    shown = (*CLASSES, ROUGH)
+    print("how often a class is supported, and is only the nearest (≈), %, by truth")
     for count, rounds in ((3, 3), (4, 3), (5, 3), (6, 3), (5, 10)):
         for sd in (0.005, 0.02, 0.05):
-            print(
-                f"{count} lengths, {rounds} rounds, {sd:.1%}  {''.join(f'{name:>10}' for name in (*CLASSES, ROUGH))}",
-                flush=True,
-            )
+            heading = f"{count} lengths, {rounds} rounds, {sd:.1%}"
+            print(f"{heading:<25}{''.join(f'{name:>10}' for name in shown)}")
             for name in TRUTHS:
                 shares = share_supported(name, rng, draws, count, rounds, sd)
-                print(f"  {name:<23} {''.join(f'{100 * shares[c]:>10.1f}' for c in (*CLASSES, ROUGH))}", flush=True)
+                print(f"  {name:<23}{''.join(f'{100 * shares[c]:>10.1f}' for c in shown)}", flush=True)
     print(f"{draws} draws each; standard error of 95 %: ± {100 * math.sqrt(0.95 * 0.05 / draws):.1f} %")
 
 
@@ -57,9 +56,9 @@ def crossovers(draws: int, rng: np.random.Generator) -> None:
     """How often the interval of the crossover holds the truth."""
     print("share of crossover intervals that hold the true length, % (open ends), by slope of the log ratio and true length")
     print(f"{'slope':<8}{'noise':<8}{'true':<10}{''.join(f'{n:>9} rounds' for n in (3, 5, 10, 20))}")
-    for slope in (-1.0, -0.3, -0.1):
+    for slope in (-1.0, -0.3, -0.1, 0.0):
         for sd in (0.01, 0.05):
-            for name, true in CROSSOVERS.items():
+            for name, true in (CROSSOVERS if slope else EQUAL).items():
                 shown = [covered(slope, sd, true, rng, draws, rounds) for rounds in (3, 5, 10, 20)]
                 cells = "".join(f"{f'{100 * held:.1f} ({100 * open_:.0f})':>16}" for held, open_ in shown)
                 print(f"{slope:<8}{sd:<8.0%}{name:<10}{cells}", flush=True)
@@ -68,6 +67,8 @@ def crossovers(draws: int, rng: np.random.Generator) -> None:
 
 CROSSOVERS = {"at 2048": 2048.0, "at 2900": 2900.0, "at 9000": 9000.0}
 """At a measured length, between two, and beyond the longest: there an interval must be open."""
+EQUAL = {"equal": 512.0}
+"""Costs that never differ: at least as cheap from the first length on."""
 
 
 def covered(slope: float, sd: float, true: float, rng: np.random.Generator, draws: int, rounds: int) -> tuple[float, float]:

@@ -50,10 +50,10 @@ def length_legend(board: "Leaderboard") -> str:
         return ""
     return (
         "Cost grows as: k in cost ~ length^k, and which of a + b·(constant, n, n log n, n√n, n²) the costs support; ≈: none is "
-        "right within the noise, these are nearest. As cheap from: the length from which the cost is at most the baseline's and "
-        "stays so; ≤: at every length measured, >: at none to the last; alone, missing: only the stack, only the baseline was "
-        "measured there; unclear: the data cannot tell. By length, a cost without × is the baseline's own, or of a stack whose "
-        "baseline was not measured there."
+        "right within the noise, these are nearest. As cheap from: the length from which the cost is at most the baseline's "
+        "and stays so; ≤: at every length measured, >: at none to the last; alone, missing: only the stack, only the baseline "
+        "was measured there; unclear: the data cannot tell. By length, a cost without × is the baseline's own, or of a stack "
+        "whose baseline was not measured there."
     )
 
 

@@ -79,3 +79,10 @@ def test_an_unknown_suite_says_which_are_known():
         find_suite("quik")
     with pytest.raises(InputError, match="no such file"):
         find_suite("absent.toml")
+
+
+def test_where_fits_of_growth_begin_is_a_length(tmp_path):
+    assert read(tmp_path).fit_from is None
+    assert read(tmp_path, fit_from="2048").fit_from == 2048
+    with pytest.raises(InputError, match="fit_from"):
+        read(tmp_path, fit_from="0")

@@ -4,11 +4,20 @@ import json
 import math
 
 import pytest
-from effbench_plugins.reporters import CsvReporter, JsonReporter, MarkdownReporter, TableReporter
+from effbench_plugins.reporters import (
+    CsvReporter,
+    JsonReporter,
+    LengthsCsvReporter,
+    MarkdownReporter,
+    ScalingCsvReporter,
+    TableReporter,
+)
 
 from effbench.board.leaderboard import build
+from effbench.board.scaling import LENGTH_COLUMNS, SCALING_COLUMNS
 from effbench.board.table import columns
 from effbench.plugin import Summary
+from tests.board import test_scaling as grown
 from tests.board.test_leaderboard import SETTINGS, board_of, trials
 from tests.records import make_cell, make_record
 
@@ -114,6 +123,71 @@ def test_json_parses_and_missing_is_null(boards):
     assert lost["train_speed_ratio"] is None
     assert lost["rank"] is None
     assert math.isclose(next(row for row in found[0]["rows"] if row["stack"] == "fast")["train_speed_ratio"], 2, rel_tol=0.02)
+
+
+@pytest.fixture
+def long_boards():
+    """Three stacks over five lengths; one has the hostile name and runs out of memory at the longest."""
+    costs = {"full": grown.quadratic, "lean": grown.linear, HOSTILE: grown.up_to(grown.linear, 4096)}
+    return [grown.board_of(grown.trials(costs))]
+
+
+def cells_of(text, title):
+    """The rows of the Markdown table whose first title this is, by their first cell."""
+    lines = iter(text.splitlines())
+    next(line for line in lines if line.startswith(f"| {title} |"))
+    next(lines)
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in iter(lambda: next(lines), "")]
+    return {first: rest for first, *rest in rows}
+
+
+@pytest.mark.usefixtures("narrow")
+def test_growth_with_the_length_fits_into_the_terminal(long_boards):
+    text = TableReporter().render(long_boards)
+    for title in ("cost grows as", "as cheap from", "train speed at", "decode speed at", "infer memory at"):
+        assert f" {title}" in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert "nan" not in text.lower()
+    assert "\x1b" not in text
+
+
+def test_growth_in_markdown(long_boards):
+    text = MarkdownReporter().render(long_boards)
+    assert cells_of(text, "cost grows as")["lean"][0].endswith(" n")
+    assert cells_of(text, "cost grows as")["full"][0].endswith(" n²")
+    assert cells_of(text, "as cheap from")["full"] == ["baseline"] * 5
+    speeds = cells_of(text, "train speed at")
+    shown = [float(cell.partition("×")[0]) for cell in speeds["lean"]]
+    assert shown == pytest.approx([n / 4000 for n in grown.LENGTHS], rel=0.1)
+    assert all("[" in cell for cell in speeds["lean"])
+    assert speeds["full"][-1].endswith(" s")
+    [hostile] = [cells for stack, cells in speeds.items() if "red" in stack]
+    assert hostile[-1] == "–"
+    assert "k in cost ~ length^k" in text
+
+
+def test_boards_of_few_lengths_show_nothing_of_growth(boards):
+    for reporter in (TableReporter, MarkdownReporter):
+        text = reporter().render(boards)
+        assert "grows" not in text
+        assert "cheap from" not in text
+    assert json.loads(JsonReporter().render(boards))[0]["scaling"] is None
+    assert len(ScalingCsvReporter().render(boards).splitlines()) == 1
+
+
+def test_json_and_csv_have_growth_and_ratios_by_length(long_boards):
+    [board] = json.loads(JsonReporter().render(long_boards))
+    assert set(SCALING_COLUMNS) == set(board["scaling"][0])
+    assert set(LENGTH_COLUMNS) == set(board["by_length"][0])
+    baseline = [row for row in board["scaling"] if row["stack"] == "full"]
+    assert [row["crossover"] for row in baseline] == [None] * 5
+    for reporter, columns_, frame in (
+        (ScalingCsvReporter, SCALING_COLUMNS, long_boards[0].scaling),
+        (LengthsCsvReporter, LENGTH_COLUMNS, long_boards[0].by_length),
+    ):
+        rows = list(csv.DictReader(io.StringIO(reporter().render(long_boards))))
+        assert set(columns_) | {"machine", "suite", "model", "workload"} <= rows[0].keys()
+        assert len(rows) == len(frame)
 
 
 def test_no_boards_render(tmp_path):
