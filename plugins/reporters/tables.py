@@ -76,6 +76,7 @@ def tables(board: "Leaderboard") -> list[Table]:
         _size("train memory", "train_memory", in_bytes),
         _size("infer memory", "infer_memory", in_bytes),
         _size("trainable", "trainable", counted),
+        Column("steps", lambda e: number(e["steps"], lambda x: f"{x:.0f}")),
         Column(clean(board.quality_metric), _quality),
     ]
     bytes_kept = [
