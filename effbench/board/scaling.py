@@ -73,10 +73,12 @@ def scaling_of(rows: Sequence[Row], bases: Mapping[str, Row | None], fit_from: i
         grown.append(identity | _columns(found) | curve.crossover().columns())
         by_length += [identity | entry for entry in curve.by_length()]
         fits.setdefault((row.label, metric), []).append(found)
-    scaling = pd.DataFrame(grown, columns=[*SCALING_COLUMNS])
+    numbers = dict.fromkeys(("exponent", "low", "high", "crossover", "crossover_low", "crossover_high"), float)
+    scaling = pd.DataFrame(grown, columns=[*SCALING_COLUMNS]).astype(numbers)
+    lengths = pd.DataFrame(by_length, columns=[*LENGTH_COLUMNS]).astype(dict.fromkeys(("ratio", "low", "high"), float))
     own = scaling[scaling["stack"].isin([row.label for row in rows if bases[row.label] is row])]
     notes = [*_fit_notes(fits), *_memory_notes(own)]
-    return Scaling(scaling, pd.DataFrame(by_length, columns=[*LENGTH_COLUMNS]), notes)
+    return Scaling(scaling, lengths, notes)
 
 
 def _lengths(rows: Sequence[Row], family: Family) -> int:
@@ -138,9 +140,9 @@ def _memory_notes(baseline: "pd.DataFrame") -> Iterator[str]:
     """That there is no order of growth to save where the baseline's own memory is linear."""
     phases = {"train.peak_memory_bytes": "training", "infer.peak_memory_bytes": "inference"}
     exponents = [
-        f"{exponent:.2f} in {phases[metric]}"
-        for metric, exponent, classes in zip(baseline["metric"], baseline["exponent"], baseline["classes"], strict=True)
-        if metric in phases and exponent <= LINEAR and _at_most_log_linear(classes)
+        f"{row['exponent']:.2f} in {phases[row['metric']]}"
+        for row in baseline.to_dict("records")
+        if row["metric"] in phases and row["high"] <= LINEAR and _at_most_log_linear(row["classes"])
     ]
     if exponents:
         yield (
@@ -151,4 +153,4 @@ def _memory_notes(baseline: "pd.DataFrame") -> Iterator[str]:
 
 def _at_most_log_linear(classes: str) -> bool:
     """Not so where a large constant part hides a square: the exponent of a + b·n² is small while a is most of it."""
-    return not classes or not {"constant", "n", "n log n"}.isdisjoint(classes.removeprefix("≈ ").split(", "))
+    return not {"constant", "n", "n log n"}.isdisjoint(classes.removeprefix("≈ ").split(", "))

@@ -239,3 +239,8 @@ def test_linear_memory_of_the_baseline_is_said(cost, said):
     notes = [note for note in board.notes if "it gains in time" in note]
     assert len(notes) == said
     assert all("in training" in note and "in inference" in note for note in notes)
+
+
+def test_of_too_few_rounds_nothing_is_said_about_memory():
+    board = board_of(trials({"full": linear, "lean": linear}, rounds=2, noise=0.0002))
+    assert not any("it gains in time" in note for note in board.notes)
