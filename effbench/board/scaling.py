@@ -28,6 +28,7 @@ SCALING_COLUMNS = (
 """A row per stack, metric, batch size and dtype: the cost's exponent and its interval, where it was fitted, the rest."""
 LENGTH_COLUMNS = ("stack", "metric", "batch_size", "dtype", "seq_len", "value", "ratio", "low", "high", "rounds")
 """A row per length too: the cost, and its ratio to the baseline's (below 1 is cheaper) with its interval over rounds."""
+_NUMBERS = ("exponent", "crossover", "crossover_low", "crossover_high", "value", "ratio", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,6 @@ class Fit:
 
 def scaling_of(rows: Sequence[Row], bases: Mapping[str, Row | None], fit_from: int | None) -> Scaling | None:
     """Of a board's rows, each with its baseline by label; None where nothing was measured at MIN_LENGTHS lengths."""
-    import pandas as pd
-
     families = [family for family in families_of(rows) if _lengths(rows, family) >= MIN_LENGTHS]
     if not families:
         return None
@@ -73,12 +72,17 @@ def scaling_of(rows: Sequence[Row], bases: Mapping[str, Row | None], fit_from: i
         grown.append(identity | _columns(found) | curve.crossover().columns())
         by_length += [identity | entry for entry in curve.by_length()]
         fits.setdefault((row.label, metric), []).append(found)
-    numbers = dict.fromkeys(("exponent", "low", "high", "crossover", "crossover_low", "crossover_high"), float)
-    scaling = pd.DataFrame(grown, columns=[*SCALING_COLUMNS]).astype(numbers)
-    lengths = pd.DataFrame(by_length, columns=[*LENGTH_COLUMNS]).astype(dict.fromkeys(("ratio", "low", "high"), float))
+    scaling, lengths = _frame(grown, SCALING_COLUMNS), _frame(by_length, LENGTH_COLUMNS)
     own = scaling[scaling["stack"].isin([row.label for row in rows if bases[row.label] is row])]
     notes = [*_fit_notes(fits), *_memory_notes(own)]
     return Scaling(scaling, lengths, notes)
+
+
+def _frame(entries: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    # Without it, a column in which all is missing would be one of objects.
+    return pd.DataFrame(entries, columns=[*columns]).astype({name: float for name in columns if name in _NUMBERS})
 
 
 def _lengths(rows: Sequence[Row], family: Family) -> int:
