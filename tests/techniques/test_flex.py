@@ -44,7 +44,9 @@ def pairs(mask, q, k):
     assert (n, m) == (q.shape[2], k.shape[2])
     assert mask.BLOCK_SIZE == (TILE, TILE)
     rows, columns = -(-n // TILE), -(-m // TILE)
-    index = [torch.arange(size).view([-1 if at == axis else 1 for at in range(4)]) for axis, size in enumerate((*q.shape[:3], m))]
+    index = [
+        torch.arange(size).view([-1 if at == axis else 1 for at in range(4)]) for axis, size in enumerate((*q.shape[:3], m))
+    ]
     seen = torch.zeros(1, 1, n, m, dtype=torch.bool)
     for full in ("", "full_"):
         forward = [getattr(mask, f"{full}kv_{part}") for part in ("num_blocks", "indices")]
@@ -214,7 +216,7 @@ def test_on_cpus_and_in_decode_steps_nothing_is_sent_there(monkeypatch):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Dynamo as it is, and a counter in place of the compiler, which runs the graph (FlexAttention in it) operator by operator."""
+    """Dynamo as it is, and a counter in place of the compiler: it runs the graph (FlexAttention in it) operator by operator."""
     torch._dynamo.reset()
     counter = CompileCounter()
     real = torch.compile
