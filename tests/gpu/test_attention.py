@@ -95,13 +95,20 @@ def test_autocast_and_evaluation_before_training_are_no_hindrance(kernels, name)
     assert all(x.dtype is torch.float32 and x.isfinite().all() for x in gradients)
 
 
+@pytest.mark.parametrize("padding", [None, left_padding])
 @pytest.mark.parametrize("name", FORMS)
-def test_many_lengths_share_a_few_kernels(name):
+def test_many_lengths_share_a_few_kernels_that_are_right(monkeypatch, name, padding):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
+    sizes = [(300 + 13 * more, 2 + more % 3) for more in range(20)]
     with torch.inference_mode():
-        for more in range(20):
-            FORMS[name](Layer(), heads_of(300 + 13 * more, torch.bfloat16, batch=2 + more % 3))
+        for n, batch in sizes:
+            of_rows = padding and padding(n)[1:].expand(batch, -1)
+            heads = heads_of(n, torch.float32, batch=batch, padding=of_rows)
+            ours = FORMS[name](Layer(), heads)
+            with monkeypatch.context() as patched:
+                patched.setattr(flex, "applies", lambda _: False)
+                torch.testing.assert_close(ours, FORMS[name](Layer(), heads), atol=1e-4, rtol=0)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
 
 
