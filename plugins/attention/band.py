@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from . import flex
 from .form import Heads
 
 _BLOCK = 64  # queries that share their keys; larger ones compute more scores, which the mask then drops
@@ -37,6 +38,9 @@ def band_attention(heads: Heads, band: Band) -> Tensor:
         return heads.softmax(None if heads.padding is None else heads.padding[:, None, None])
     if n < heads.k.shape[2]:
         heads = _reachable(heads, band.first, band.left + n)
+    if flex.applies(heads):
+        return flex.flex_band(heads, band)
+    if n < heads.k.shape[2]:
         q = F.pad(heads.q, (0, 0, heads.k.shape[2] - n, 0))  # as many queries as keys; those made up are dropped again
         heads = replace(heads, q=q)
     # One sequence after the other, so that blocks can take the batch's place without a copy.

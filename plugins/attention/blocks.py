@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from . import flex
 from .form import Heads
 
 _AT_ONCE = {"cpu": 2**19, "cuda": 2**26}  # elements of gathered keys: what a core's cache holds, what keeps a GPU busy
@@ -30,6 +31,8 @@ def block_attention(heads: Heads, chosen: Tensor, size: int) -> Tensor:
     n, m = heads.q.shape[2], heads.k.shape[2]
     if n == 1 and heads.causal:
         return _step(heads, chosen[:, :, 0], size)
+    if flex.applies_to_blocks(heads, size):
+        return flex.flex_blocks(heads, chosen, size)
     blocks = query_blocks(heads, size)
     before, after = m - n - blocks.start * size, blocks.stop * size - m
     batch, groups = heads.k.shape[:2]

@@ -48,7 +48,7 @@ class RoutedBlocks(Form):
     def _chosen(self, heads: Heads, past: Any) -> Tensor:
         blocks = query_blocks(heads, self.size)
         scores = self._routes(heads, blocks, past) @ self._mean_keys(heads, past).transpose(-1, -2)
-        rows, candidates = (torch.tensor(range_, device=scores.device) for range_ in (blocks, range(blocks.stop)))
+        rows, candidates = (torch.arange(start, blocks.stop, device=scores.device) for start in (blocks.start, 0))
         barred = candidates >= rows[:, None] if heads.causal else candidates == rows[:, None]
         best = scores.masked_fill(barred | scores.isnan(), -torch.inf).topk(min(self.count, blocks.stop) - 1)
         others = best.indices.masked_fill(best.values == -torch.inf, -1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .chunks import Chunks, Plan, Rule
 
-_SCORES = 2**18  # in a slab: what stays in a processor's cache
+_SCORES = {"cpu": 2**18, "cuda": 2**25}  # in a slab: what stays in a core's cache, what keeps a GPU busy
 
 
 class Slab(NamedTuple):
@@ -37,7 +37,7 @@ class Operands:
 
     def slabs(self) -> Iterator[Slab]:
         """All of them in turn."""
-        count, step = len(self.planned.chunks.row), max(1, _SCORES // (2 * self.chunk**2))
+        count, step = len(self.planned.chunks.row), max(1, _SCORES[self.k.device.type] // (2 * self.chunk**2))
         for start in range(0, count, step):
             part = slice(start, min(count, start + step))
             chunks = Chunks(*(tensor[part] for tensor in self.planned.chunks))
