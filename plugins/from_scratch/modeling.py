@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EuroBertConfig, EuroBertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from effbench.plugin import LoadRequest, ModelFacts
+from effbench.plugin import InputError, LoadRequest, ModelFacts
 
 
 class _TokenShift(PreTrainedModel):  # type: ignore[misc]  # transformers is not typed
@@ -28,6 +28,8 @@ class _TokenShift(PreTrainedModel):  # type: ignore[misc]  # transformers is not
         inputs_embeds: Tensor | None = None,
         **keywords: Any,
     ) -> Any:
+        if input_ids is None and inputs_embeds is not None:
+            raise InputError("models with a token shift take tokens, not embeddings: virtual embeddings have no token before")
         if input_ids is not None:
             before = getattr(past_key_values, "last_token", torch.zeros_like(input_ids[:, :1]))
             shifted = torch.cat([before, input_ids[:, :-1]], dim=1)

@@ -225,6 +225,57 @@ def test_what_the_plan_cannot_know_is_refused_when_the_model_is_there():
         model(IDS, softcap=3.0)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_sequences_packed_into_one_row_are_refused(name):
+    model = inference_of(llama, name, SMALL[name]).model
+    restarting = torch.cat([torch.arange(12), torch.arange(28)]).expand(2, -1)
+    with pytest.raises(InputError, match="one sequence a row"):
+        model(IDS, position_ids=restarting, use_cache=False)
+    with pytest.raises(InputError, match="one sequence a row"):
+        model(IDS, cu_seq_lens_q=torch.tensor([0, 12, 40]))
+    assert model(IDS, position_ids=torch.arange(40)[None], use_cache=False).logits.isfinite().all()
+
+
+def test_two_sided_windows_of_a_models_own_are_refused_when_planning():
+    cell = cell_of(bert)
+    facts = cell.facts.model_copy(update={"model_type": "modernbert"})
+    cell = cell.model_copy(update={"facts": facts})
+    assert all("two-sided windows" in CATALOG.technique(name, {}).unsupported(cell) for name in SMALL)
+    assert CATALOG.technique("head_pruning", {}).unsupported(cell) is None
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("base", [llama, gpt2, bert])
+@pytest.mark.parametrize("name", SMALL)
+def test_stands_before_or_behind_a_prefix(name, base, order):
+    """Which an encoder takes in a mask of its own; what is padded stays hidden."""
+    stack = [CATALOG.technique(name, SMALL[name]), CATALOG.technique("prefix_tuning", {"tokens": 5})]
+    harness = Harness(base, stack[::order])
+    harness.train()
+    inference, mask = harness.infer(), torch.ones_like(IDS)
+    mask[0, 27:] = 0
+    changed = torch.where(mask.bool(), IDS, 255 - IDS)
+    before, after = (with_mask(inference, ids, mask)[mask.bool()] for ids in (IDS, changed))
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
+    if not harness.cell.facts.causal:
+        return
+    full = logits_of(inference, IDS)
+    with torch.no_grad():
+        _, cache = inference.prefill(inference, IDS[:, :30], torch.ones_like(IDS[:, :30]))
+        last, _ = inference.decode(inference, IDS[:, 30:31], cache)
+    torch.testing.assert_close(last, full[:, 30], atol=1e-4, rtol=0)
+
+
+FORMS = [name for name in CATALOG.techniques.names() if hasattr(CATALOG.technique(name, {}), "build")]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_student_is_made_before_it_is_given_a_form(name):
+    form, student = CATALOG.technique(name, {}), CATALOG.technique("distillation", {})
+    assert f"list {name} behind it" in form.unsupported_before([student])
+    assert form.unsupported_after([student]) is None
+
+
 @pytest.mark.parametrize("base", BASES.values())
 def test_published_topk_says_that_it_leaks_where_it_does(base):
     cell = cell_of(base)
