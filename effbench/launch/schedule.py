@@ -31,7 +31,7 @@ def turns(plan: Plan, rounds: range, measured: Sessions, only: Collection[str] |
     cells = {cell.id: cell for cell in plan.cells}
     partners = _baselines(cells, plan.suite.baseline)
     for number in rounds:
-        order = sorted(cells)
+        order = sorted(name for name, cell in cells.items() if number <= plan.rounds(cell, number))
         random.Random(f"{plan.suite.seed}:{number}").shuffle(order)  # noqa: S311 - an order, not a secret
         wanted: set[str] = set()
         for name in order if only is None else (name for name in order if name in only):

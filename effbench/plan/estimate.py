@@ -32,7 +32,8 @@ def estimate(plan: Plan, rounds: int, seconds_seen: Mapping[str, float]) -> Esti
         name = cell.id
         seconds[name] = seconds_seen.get(name) or _seconds(cell, plan.phase_skips.get(name, {}))
     memory = max((_memory_bytes(cell) for cell in plan.cells), default=0.0)
-    return Estimate(minutes=rounds * sum(seconds.values()) / 60, memory_gb=memory / 2**30, seconds=seconds)
+    total = sum(plan.rounds(cell, rounds) * seconds[cell.id] for cell in plan.cells)
+    return Estimate(minutes=total / 60, memory_gb=memory / 2**30, seconds=seconds)
 
 
 def _seconds(cell: Cell, phase_skips: Mapping[str, str]) -> float:
