@@ -11,7 +11,7 @@ from transformers.masking_utils import prepare_padding_mask
 
 from effbench.plugin import InputError
 
-from .cache import PastLayer, past_of, provide_cache
+from .cache import PastLayer, attention_modules, past_of, provide_cache
 from .form import Form, Heads
 from .window import Window
 
@@ -38,6 +38,9 @@ def install(model: nn.Module, name: str, form: Form) -> None:
     AttentionInterface.register(key, _attention(name, form))
     AttentionMaskInterface.register(key, _padding)
     inner.set_attn_implementation(key)
+    for number, module in enumerate(attention_modules(inner)):
+        if getattr(module, "layer_idx", None) is None:  # DistilBERT's do not know, and a pattern may be each layer's own
+            module.layer_idx = number
 
 
 def install_cache(model: nn.Module, form: Form) -> None:

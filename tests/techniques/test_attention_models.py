@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from effbench_plugins.attention.cache import PastLayer
+from effbench_plugins.attention.cache import PastLayer, attention_modules
 from effbench_plugins.attention.form import Form
 from effbench_plugins.attention.interface import install, install_cache
 from effbench_plugins.attention.window import Window
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import DistilBertConfig, DistilBertForMaskedLM, MistralConfig, MistralForCausalLM
 
 from effbench.plugin import InputError
 from tests.techniques.conftest import BASES, CATALOG, Harness, bert, cell_of, gpt2, llama, logits_of, t5
@@ -73,6 +73,21 @@ def test_padding_on_the_right_is_as_if_the_row_were_shorter(name, base):
     inference = inference_of(base, name, SMALL[name])
     alone = with_mask(inference, IDS[:1, :27], mask[:1, :27])
     torch.testing.assert_close(with_mask(inference, IDS, mask)[:1, :27], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 9, 17, 33, 65, 127])
+@pytest.mark.parametrize("name", [*SMALL, "performer", "reformer"])
+def test_no_later_token_is_seen_at_any_length(name, length):
+    """In float64, where rounding does not hide a small leak, and by perturbing, for a choice has no gradient."""
+    model = inference_of(llama, name, SMALL.get(name, {})).model.double()
+    ids = torch.randint(1, 256, (2, length), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = model(input_ids=ids, use_cache=False).logits
+        for cut in {length // 2, length - 1}:
+            changed = torch.cat([ids[:, :cut], 256 - ids[:, cut:]], dim=1)
+            after = model(input_ids=changed, use_cache=False).logits
+            torch.testing.assert_close(after[:, :cut], before[:, :cut], atol=1e-12, rtol=0)
+    assert before.isfinite().all()
 
 
 @pytest.mark.parametrize("parts", [[30], [1, 1, 28], [13, 17], [5, 1, 7, 9]])
@@ -264,6 +279,14 @@ def test_stands_before_or_behind_a_prefix(name, base, order):
         _, cache = inference.prefill(inference, IDS[:, :30], torch.ones_like(IDS[:, :30]))
         last, _ = inference.decode(inference, IDS[:, 30:31], cache)
     torch.testing.assert_close(last, full[:, 30], atol=1e-4, rtol=0)
+
+
+def test_layers_that_do_not_know_their_number_are_given_one():
+    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
+    model = DistilBertForMaskedLM(DistilBertConfig(vocab_size=256, **sizes)).eval()
+    install(model, "test", Window(6))
+    assert [module.layer_idx for module in attention_modules(model)] == [0, 1]
+    assert model(IDS).logits.isfinite().all()
 
 
 FORMS = [name for name in CATALOG.techniques.names() if hasattr(CATALOG.technique(name, {}), "build")]
