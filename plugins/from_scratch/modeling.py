@@ -33,7 +33,7 @@ class _TokenShift(PreTrainedModel):  # type: ignore[misc]  # transformers is not
         **keywords: Any,
     ) -> Any:
         if input_ids is None and inputs_embeds is not None:
-            raise InputError("models with a token shift take tokens, not embeddings: virtual embeddings have no token before")
+            raise InputError("a model with a token shift takes tokens, not embeddings: use a prefix, not virtual embeddings")
         if input_ids is not None:
             before = getattr(past_key_values, "last_token", torch.zeros_like(input_ids[:, :1]))
             shifted = torch.cat([before, input_ids[:, :-1]], dim=1)

@@ -272,7 +272,7 @@ def test_a_label_is_learnt_where_its_kind_of_model_predicts_it(name):
 def test_the_token_shift_needs_tokens(name):
     """Virtual embeddings before them would come without the shift, and decoded tokens with it."""
     model = CATALOG.model(name).load(LoadRequest(dtype="float32"), 0)
-    with pytest.raises(InputError, match="take tokens, not embeddings"):
+    with pytest.raises(InputError, match="takes tokens, not embeddings"):
         model(inputs_embeds=torch.zeros(1, 3, model.config.hidden_size))
 
 
