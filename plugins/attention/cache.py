@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
+from effbench.plugin import InputError
+
 
 class PastLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
     """What one layer keeps of the tokens it has seen. Positions count all of these, kept or not."""
@@ -111,7 +113,9 @@ def _cache_of(config: Any, given: Any, layer_for: Callable[[int | None], PastLay
     for number, usual in enumerate(DynamicCache(config=config).layers):
         layer = layer_for(getattr(usual, "sliding_window", None)) or usual
         layer.is_sliding = usual.is_sliding  # by it transformers finds the layers that a mask is for
-        if number < len(held) and isinstance(held[number], DynamicLayer) and held[number].get_seq_length():
+        if number < len(held) and held[number].get_seq_length():
+            if not isinstance(held[number], DynamicLayer):
+                raise InputError(f"an attention form cannot go on from a {type(given).__name__}: give a DynamicCache, or none")
             layer.update(held[number].keys, held[number].values)
         layers.append(layer)
     return Cache(layers=layers)
