@@ -114,8 +114,13 @@ def _cache_of(config: Any, given: Any, layer_for: Callable[[int | None], PastLay
         layer = layer_for(getattr(usual, "sliding_window", None)) or usual
         layer.is_sliding = usual.is_sliding  # by it transformers finds the layers that a mask is for
         if number < len(held) and held[number].get_seq_length():
-            if not isinstance(held[number], DynamicLayer):
-                raise InputError(f"an attention form cannot go on from a {type(given).__name__}: give a DynamicCache, or none")
-            layer.update(held[number].keys, held[number].values)
+            layer.update(*_all_of(held[number]))
         layers.append(layer)
     return Cache(layers=layers)
+
+
+def _all_of(held: Any) -> tuple[Tensor, Tensor]:
+    """The keys and values of a caller's cache layer, where it still has those of every token it has seen, and nothing else."""
+    if not isinstance(held, DynamicLayer) or held.keys.shape[2] != held.get_seq_length():
+        raise InputError(f"an attention form cannot go on from a {type(held).__name__}: give a cache that grows, or none")
+    return held.keys, held.values

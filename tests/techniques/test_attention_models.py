@@ -6,7 +6,7 @@ from effbench_plugins.attention.cache import PastLayer, attention_modules
 from effbench_plugins.attention.form import Form
 from effbench_plugins.attention.interface import install, install_cache
 from effbench_plugins.attention.window import Window
-from transformers import DistilBertConfig, DistilBertForMaskedLM, MistralConfig, MistralForCausalLM, StaticCache
+from transformers import DistilBertConfig, DistilBertForMaskedLM, MistralConfig, MistralForCausalLM
 
 from effbench.plugin import InputError
 from tests.techniques.conftest import BASES, CATALOG, Harness, bert, cell_of, gpt2, llama, logits_of, t5
@@ -151,34 +151,6 @@ def test_a_cache_that_the_caller_brings_is_taken_over():
         output = model(input_ids=IDS[:, 30:], past_key_values=cache, use_cache=True)
     assert all(isinstance(layer, PastLayer) for layer in output.past_key_values.layers)
     torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=0)
-
-
-def test_a_cache_of_another_kind_is_refused_once_it_holds_something():
-    model = llama()
-    cache = StaticCache(config=model.config, max_cache_len=40)
-    with torch.no_grad():
-        model(input_ids=IDS[:, :13], past_key_values=cache, use_cache=True)
-        install_cache(model, Window(200))
-        with pytest.raises(InputError, match="cannot go on from a StaticCache"):
-            model(input_ids=IDS[:, 13:], past_key_values=cache, use_cache=True)
-
-
-@pytest.mark.parametrize("name", [*SMALL, "performer", "reformer"])
-def test_rows_of_a_cache_move_and_it_begins_again(name):
-    """As beam search moves them; and `reset` leaves nothing of the tokens before."""
-    inference = inference_of(llama, name, SMALL.get(name, {}))
-    swapped = torch.tensor([1, 0])
-    full = logits_of(inference, IDS)
-    with torch.no_grad():
-        _, cache = inference.prefill(inference, IDS[:, :30], torch.ones_like(IDS[:, :30]))
-        cache.reorder_cache(swapped)
-        for place in range(30, 40):
-            last, cache = inference.decode(inference, IDS[swapped, place : place + 1], cache)
-            torch.testing.assert_close(last[swapped], full[:, place], atol=1e-4, rtol=0)
-        cache.reset()
-        for place in range(20):
-            last, cache = inference.decode(inference, IDS[:, place : place + 1], cache)
-            torch.testing.assert_close(last, full[:, place], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("merged", [True, False])
