@@ -22,6 +22,17 @@ class RoutedPast(Growing):
     routed: Tensor | None = None
     """(B), whether a token has gone into it."""
 
+    def reset(self) -> None:
+        """As new."""
+        super().reset()
+        self.mean_keys = self.route = self.routed = None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Beam search: rows move."""
+        super().reorder_cache(beam_idx)
+        kept = (x if x is None else x.index_select(0, beam_idx) for x in (self.mean_keys, self.route, self.routed))
+        self.mean_keys, self.route, self.routed = kept
+
 
 @dataclass(frozen=True)
 class RoutedBlocks(Form):

@@ -268,6 +268,14 @@ def test_a_label_is_learnt_where_its_kind_of_model_predicts_it(name):
     torch.testing.assert_close(output.loss, expected)
 
 
+@FROM_SCRATCH
+def test_the_token_shift_needs_tokens(name):
+    """Virtual embeddings before them would come without the shift, and decoded tokens with it."""
+    model = CATALOG.model(name).load(LoadRequest(dtype="float32"), 0)
+    with pytest.raises(InputError, match="takes tokens, not embeddings"):
+        model(inputs_embeds=torch.zeros(1, 3, model.config.hidden_size))
+
+
 def test_the_token_shift_decodes_as_it_reads():
     model = CATALOG.model("tiny-decoder").load(LoadRequest(dtype="float32"), 0)
     ids = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(0))
