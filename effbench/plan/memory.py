@@ -46,7 +46,7 @@ def untouched_bytes(cell: Cell, phase: Phase) -> float:
     """One rank's peak with no technique: the parts that grow, each at the least that it was measured to be.
 
     Weights, in training with their gradients and AdamW's two moments. What the layers keep for the backward pass grows with
-    tokens x (18 hidden + 4 intermediate) values: Korthikanti et al. 2022 (arXiv 2205.05198, section 4) count at least
+    tokens x (16 hidden + 4 intermediate) values: Korthikanti et al. 2022 (arXiv 2205.05198, section 4) count at least
     17 hidden with fused kernels, the sums here are those of transformers' Llama, measured. Logits: in training three float32
     copies of all of them (the model's own, the loss's, the gradient). In inference one layer's values are alive at a time,
     beside the cache of keys and values, and only the last position has logits, but for a model that is not causal.
@@ -56,7 +56,7 @@ def untouched_bytes(cell: Cell, phase: Phase) -> float:
     tokens = sequences * cell.seq_len
     weights = facts.approximate_parameters * size
     if phase == "train":
-        kept = tokens * facts.layers * (18 * facts.hidden + 4 * facts.intermediate) * size
+        kept = tokens * facts.layers * (16 * facts.hidden + 4 * facts.intermediate) * size
         return 4 * weights + kept + 3 * tokens * facts.vocab * 4
     layer = tokens * (4 * facts.hidden + 3 * facts.intermediate) * size
     if not facts.causal:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from effbench.plugin import Cell, Context, Inference, Technique
 
@@ -29,6 +29,10 @@ class AttentionForm(Technique):
     def unsupported(self, cell: Cell) -> str | None:
         """Forms are for self-attention through transformers' interface, with scores that are products and nothing else."""
         return no_form_for(cell.facts.model_type)
+
+    def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float | None:
+        """In training a form keeps queries, keys and values as exact attention does; in inference its cache may be smaller."""
+        return 0.0 if phase == "train" else None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Put the form in place of the model's attention."""
