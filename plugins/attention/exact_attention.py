@@ -9,8 +9,8 @@ from pydantic import Field
 from effbench.plugin import Cell, LoadRequest, Technique
 
 _IMPLEMENTATIONS = {"eager": "eager", "sdpa": "sdpa", "flex": "flex_attention", "flash": "flash_attention_2"}
-# How many float32 matrices of (batch, heads, n, n) eager attention holds beyond sdpa. Measured on a CPU, as the peak resident size of
-# a small Llama in a process of its own at n = 512, 1024 and 1536, of 4 and 8 layers, and rounded down.
+# How many float32 matrices of (batch, heads, n, n) eager attention holds beyond sdpa. Measured on a CPU, as the peak resident
+# size of a small Llama in a process of its own at n = 512, 1024 and 1536, of 4 and 8 layers, and rounded down.
 _KEPT = {"float32": 1.0, "bfloat16": 1.5, "float16": 1.5}
 """By each layer for the backward pass: the softmax, and its copy in 16 bits (measured in float32: 1.1)."""
 _PASSING = 2.0
