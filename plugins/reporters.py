@@ -67,6 +67,7 @@ def _tables(board: "Leaderboard") -> list[tuple[list[str], list[list[str]]]]:
         _size("train memory", "train_memory", _bytes),
         _size("infer memory", "infer_memory", _bytes),
         _size("trainable", "trainable", _count),
+        Column("steps", lambda e: _number(e["steps"], lambda x: f"{x:.0f}")),
         Column(_clean(board.quality_metric), _quality),
     ]
     bytes_kept = [

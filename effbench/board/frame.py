@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TRIAL_COLUMNS = (
     "machine", "suite", "session", "round", "cell_id", "stack", "techniques", "model", "workload",
-    "seq_len", "batch_size", "paired_batch", "world_size", "dtype", "device", "options", "variant", "settings",
+    "seq_len", "batch_size", "paired_batch", "world_size", "dtype", "device", "options", "variant", "settings", "steps",
     "status", "error", "dirty", "leaks", "train_phase", "infer_phase",
     "fingerprint", "methodology", "weights", "data", "file", "samples",
 )  # fmt: skip
@@ -63,6 +63,7 @@ def _trial(file: Path, record: Record) -> dict[str, Any]:
         "options": canonical_json(cell.option_axes),
         "variant": _hash([cell.techniques, cell.lr]),
         "settings": _settings(cell),
+        "steps": cell.steps if record.phases.get("train") == "ok" else None,
         "status": record.status,
         "error": record.headline,
         "dirty": record.dirty,

@@ -54,6 +54,8 @@ class Row:
     """Measured at world size 1 and shown beside larger ones: compared with, never ranked."""
     leaks: str = ""
     """How the stack sees later tokens, where it does."""
+    steps: int | None = None
+    """Of training, where there was any."""
     data: set[str] = field(default_factory=set)
     """Hashes of the text that quality was measured on."""
 
@@ -138,6 +140,7 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
         if (outcome := _text(entry[f"{phase}_phase"])).startswith("skipped"):
             row.skipped_phases.setdefault(phase, {})[trial.shape] = outcome.removeprefix("skipped").lstrip(": ")
     row.data.add(entry["data"])
+    row.steps = row.steps or _whole(entry["steps"])
     row.leaks = row.leaks or _text(entry["leaks"])
     if sidecar := _text(entry["samples"]):
         row.samples[trial.round, trial.shape] = sidecar
@@ -157,6 +160,10 @@ def _disturbed(entry: dict[Any, Any]) -> bool:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""  # pandas' missing values are None or NaN
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None or math.isnan(value) else int(value)
 
 
 def common_shapes(rows: Sequence[Row], metric: str) -> set[Shape]:

@@ -47,7 +47,7 @@ _QUALITY_COLUMNS = ["quality", "quality_chance", "quality_difference", "quality_
 def columns() -> list[str]:
     """The columns of a leaderboard's rows."""
     measured = [f"{m.key}{part}" for m in MEASURES for part in ("", "_ratio", "_low", "_high", "_verdict")]
-    return ["rank", "stack", "techniques", *measured, *_QUALITY_COLUMNS, "cells", "rounds", "status"]
+    return ["rank", "stack", "techniques", *measured, *_QUALITY_COLUMNS, "steps", "cells", "rounds", "status"]
 
 
 @dataclass
@@ -87,6 +87,7 @@ class Table:
                 "rank": None if not first else f"{first}" if first == last else f"{first}–{last}",
                 "stack": row.label,
                 "techniques": row.techniques,
+                "steps": row.steps,
                 "cells": f"{done}/{len(row.statuses)}",
                 "rounds": len(row.rounds()),
                 "status": _status(row, unranked.get(row.label, "")),

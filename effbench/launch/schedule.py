@@ -37,7 +37,7 @@ def turns(
         for name, pairs in _baselines(cells, plan.suite.baseline).items()
     }
     for number in rounds:
-        order = sorted(cells)
+        order = sorted(name for name, cell in cells.items() if number <= plan.rounds(cell, number))
         random.Random(f"{plan.suite.seed}:{number}").shuffle(order)  # noqa: S311 - an order, not a secret
         wanted: set[str] = set()
         for name in order if only is None else (name for name in order if name in only):

@@ -30,7 +30,8 @@ def estimate(plan: Plan, rounds: int, seconds_seen: Mapping[str, float]) -> Esti
     for cell in plan.cells:
         name = cell.id
         seconds[name] = seconds_seen.get(name) or _seconds(cell, plan.phase_skips.get(name, {}))
-    return Estimate(minutes=rounds * sum(seconds.values()) / 60, memory_gb=plan.memory / 2**30, seconds=seconds)
+    total = sum(plan.rounds(cell, rounds) * seconds[cell.id] for cell in plan.cells)
+    return Estimate(minutes=total / 60, memory_gb=plan.memory / 2**30, seconds=seconds)
 
 
 def _seconds(cell: Cell, phase_skips: Mapping[str, str]) -> float:

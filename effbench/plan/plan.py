@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from math import prod
@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from effbench.plan.memory import predict
-from effbench.plan.suite import PLAIN_AXES, Suite, Use
+from effbench.plan.suite import PLAIN_AXES, ForWorkload, Suite, Use
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell, ModelFacts
 from effbench.plugin.errors import InputError, unknown
@@ -48,6 +48,11 @@ class Plan:
     """What the suite's axes might suggest, but no cell exists for."""
     memory: float = 0.0
     """Bytes of all ranks that the largest cell is predicted to need, of those whose techniques say what they take."""
+
+    def rounds(self, cell: Cell, asked: int) -> int:
+        """How many rounds there are of this cell, where so many are asked for: its workload may have fewer."""
+        own = self.suite.for_workload.get(self.workloads.get(cell.workload, ""))
+        return min(asked, own.rounds) if own and own.rounds else asked
 
     def skip_reasons(self) -> list[tuple[str, int]]:
         """Each reason for skipping, and how many cells it took."""
@@ -181,7 +186,7 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
         for values in itertools.product(*own.values()):
             options = dict(zip(own, values, strict=True))
             techniques = tuple((use.technique, _merged(use, options)) for use in stack.use)
-            for model, workload, *point in itertools.product(models, workloads, *axes.values()):
+            for model, workload, *point in _points(suite, models, workloads, axes):
                 yield Cell(
                     suite=suite.name,
                     stack=name,
@@ -194,7 +199,7 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
                     threads=suite.threads,
                     scaling=suite.scaling,
                     phases=tuple(suite.phases),
-                    steps=suite.training.steps,
+                    steps=_for_workload(suite, workloads[workload]).steps or suite.training.steps,
                     lr=stack.lr or suite.training.lr,
                     new_tokens=suite.inference.new_tokens,
                     quality_documents=suite.quality.documents,
@@ -202,6 +207,20 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
                     option_axes=options,
                     **dict(zip(axes, point, strict=True)),
                 )
+
+
+def _points(
+    suite: Suite, models: Mapping[str, str], workloads: Mapping[str, str], axes: Mapping[str, list[Any]]
+) -> Iterator[tuple[Any, ...]]:
+    """(model, workload, value of each axis), where a workload may be for some models and lengths alone."""
+    for (model, model_reference), (workload, reference) in itertools.product(models.items(), workloads.items()):
+        own = _for_workload(suite, reference)
+        if own.models is None or model_reference in own.models:
+            yield from itertools.product([model], [workload], *({**axes, **own.axes}).values())
+
+
+def _for_workload(suite: Suite, reference: str) -> ForWorkload:
+    return suite.for_workload.get(reference, ForWorkload())
 
 
 def _merged(use: Use, option_axes: dict[str, Any]) -> dict[str, Any]:

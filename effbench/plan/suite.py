@@ -33,6 +33,30 @@ class InferenceSettings(_Part):
     new_tokens: int = Field(default=32, ge=2)
 
 
+class ForWorkload(_Part):
+    """What is different for one of the suite's workloads; what is left out is as for the others."""
+
+    models: list[str] | None = Field(default=None, min_length=1)
+    """Which of the suite's models it is for."""
+    rounds: int | None = Field(default=None, ge=1)
+    """So many at most."""
+    steps: int | None = Field(default=None, ge=1)
+    seq_len: list[int] | None = Field(default=None, min_length=1)
+    batch_size: list[int] | None = Field(default=None, min_length=1)
+
+    @field_validator("seq_len", "batch_size")
+    @classmethod
+    def _sizes(cls, given: list[int] | None) -> list[int] | None:
+        if given and min(given) < 1:
+            raise ValueError("allowed are whole numbers from 1")
+        return given
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """The axes that it has values of its own for."""
+        return self.model_dump(include={"seq_len", "batch_size"}, exclude_none=True)
+
+
 class Ranking(_Part):
     """The metric that orders the board."""
 
@@ -151,6 +175,7 @@ class Suite(_Part):
     trust_remote_code: bool = False
     axes: dict[str, list[Any]] = {}
     training: Training = Training()
+    for_workload: dict[str, ForWorkload] = {}
     inference: InferenceSettings = InferenceSettings()
     ranking: Ranking = Ranking()
     quality: QualitySettings = QualitySettings()
@@ -176,6 +201,16 @@ class Suite(_Part):
             if axis in PLAIN_AXES and not all(type(v) is int and v >= 1 for v in values):
                 raise mistake([axis], f"{values}: allowed are whole numbers from 1")
         return given
+
+    @model_validator(mode="after")
+    def _named_workloads(self) -> "Suite":
+        for workload, own in self.for_workload.items():
+            if workload not in self.workloads:
+                raise mistake(["for_workload", workload], str(unknown("workload of this suite", workload, self.workloads)))
+            for model in own.models or ():
+                if model not in self.models:
+                    raise mistake(["for_workload", workload, "models"], str(unknown("model of this suite", model, self.models)))
+        return self
 
     @model_validator(mode="after")
     def _named_stacks(self) -> "Suite":

@@ -1,6 +1,7 @@
 """The schedule, and what counts as done."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,10 @@ def make(tmp_path):
     file.write_text(json.dumps(TINY))
     catalog = discover()
 
-    def run(rounds=2, **keywords):
+    def run(rounds=2, suite=None, **keywords):
         axes = {"seq_len": [16, 32], "batch_size": [1, 2, 4]}
         content = {"name": "s", "baseline": "full", "models": [f"config:{file}"], "workloads": ["docs"], "axes": axes}
-        suite = Suite.model_validate(content | {"stacks": {"full": [], "lora": ["lora"]}})
+        suite = Suite.model_validate(content | {"stacks": {"full": [], "lora": ["lora"]}} | (suite or {}))
         return Run(plan(suite, catalog), catalog, Sources(), tmp_path / "out", rounds, catalog.launcher("local"), **keywords)
 
     return run
@@ -54,6 +55,13 @@ def test_every_round_visits_every_cell_once_in_its_own_order(make):
     assert len(set(rounds[0])) == 12
     assert rounds[0] != rounds[1]
     assert make().pending() == schedule
+
+
+def test_a_workload_of_fewer_rounds_is_left_out_of_the_others(make):
+    suite = {"workloads": ["docs", "docstrings"], "for_workload": {"docstrings": {"rounds": 1}}}
+    schedule = make(rounds=2, suite=suite).pending()
+    count = Counter((turn.round, turn.cell.workload) for turn in schedule)
+    assert count == {(1, "docs"): 12, (1, "docstrings"): 12, (2, "docs"): 12}
 
 
 def test_an_interrupted_run_continues_the_same_schedule(make):

@@ -121,6 +121,16 @@ def test_under_weak_scaling_the_batch_grows_with_the_ranks(catalog, model):
     assert [(c.world_size, c.batch_size) for c in planned.cells if c.stack == "x"] == [(1, 3), (2, 6)]
 
 
+def test_a_workload_may_have_models_lengths_and_rounds_of_its_own(catalog, model):
+    own = {"docstrings": {"models": ["tiny-llama"], "rounds": 1, "steps": 7, "seq_len": [32]}}
+    changes = {"models": ["tiny-llama", model], "workloads": ["docs", "docstrings"], "axes": {"seq_len": [16, 64]}}
+    planned = plan(make(model, {}, **changes, for_workload=own), catalog)
+    found = [(c.model, c.workload, c.seq_len, c.steps, planned.rounds(c, 3)) for c in planned.cells]
+    docs = [(name, "docs", length, 60, 3) for name in ("tiny-llama", "config:tiny.json") for length in (16, 64)]
+    assert sorted(found) == sorted([*docs, ("tiny-llama", "docstrings", 32, 7, 1)])
+    assert estimate(planned, 3, {c.id: 60.0 for c in planned.cells}).minutes == 3 * 4 + 1
+
+
 def test_a_phase_that_cannot_be_is_skipped_and_the_rest_measured(catalog, model):
     planned = plan(make(model, {"x": [{"technique": "int8_dynamic", "at": "apply"}]}), catalog)
     [cell] = [c for c in planned.cells if c.stack == "x"]

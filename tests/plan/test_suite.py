@@ -53,6 +53,9 @@ def test_overrides_are_toml_values_or_strings(tmp_path):
         ('models = ["tiny-llama"]', "", ["models is missing"]),
         ("[training]", "[training", ["not TOML", "line 8"]),
         ("lr = 3e-3", "lrr = 3e-3", ["lrr", "lr"]),
+        ("[stacks]", "[for_workload.dosc]\nrounds = 1\n[stacks]", ["s.toml:10", "did you mean 'docs'"]),
+        ("[stacks]", '[for_workload.docs]\nmodels = ["x"]\n[stacks]', ["s.toml:11", "model of this suite", "tiny-llama"]),
+        ("[stacks]", "[for_workload.docs]\nbatch_size = [0]\n[stacks]", ["s.toml:11", "batch_size", "whole numbers from 1"]),
     ],
 )
 def test_a_mistake_is_one_line_with_file_place_and_what_is_allowed(tmp_path, old, new, words):
