@@ -1,6 +1,7 @@
 """The numbers of one leaderboard: every row against its baseline."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -205,10 +206,6 @@ def _interval(key: str, suffix: str, interval: Interval) -> dict[str, Any]:
 
 
 def _status(row: Row, unranked: str) -> str:
-    lost: dict[str, int] = {}
-    for trials in row.statuses.values():
-        if all(status != "ok" for status, _ in trials):
-            status = trials[-1][0]
-            lost[status] = lost.get(status, 0) + 1
+    lost = Counter(status for status, _ in row.lost().values())
     words = [f"{count} {status}" for status, count in lost.items()] + ([unranked] if unranked else [])
     return ", ".join(words) or "ok"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from effbench.plan.memory import predict
 from effbench.plan.suite import PLAIN_AXES, ForWorkload, Suite, Use
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell, ModelFacts
@@ -45,6 +46,8 @@ class Plan:
     workloads: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What the suite's axes might suggest, but no cell exists for."""
+    memory: float = 0.0
+    """Bytes of all ranks that the largest cell is predicted to need, of those whose techniques say what they take."""
 
     def rounds(self, cell: Cell, asked: int) -> int:
         """How many rounds there are of this cell, where so many are asked for: its workload may have fewer."""
@@ -63,7 +66,7 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
     workload_objects = {ref: catalog.workload(ref) for ref in suite.workloads}
     workloads = _labelled({ref: workload.label for ref, workload in workload_objects.items()}, "workload")
     validator = _Validator(catalog)
-    cells, skips, phase_skips = [], [], {}
+    cells, skips, phase_skips, largest = [], [], {}, 0.0
     single = {name for name, stack in suite.stacks.items() if not any(map(_dimension(catalog), stack.use))}
     device: Literal["cpu", "cuda"] = "cpu"
     if suite.device == "cuda" or (suite.device == "auto" and gpus()):
@@ -76,14 +79,17 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
             skips.append(Skip(cell, reason))
             continue
         reasons = _phase_reasons(cell, techniques, workload.phases)
+        needs = predict(cell, techniques, [p for p in PHASES if p not in reasons], suite.limits.memory_gb)
+        reasons |= needs.reasons()
         if len(reasons) == len(PHASES):
             asked = [f"no {phase}: {reason}" for phase, reason in reasons.items() if phase in cell.phases]
             skips.append(Skip(cell, "; ".join(asked)))
             continue
         cells.append(cell)
+        largest = max(largest, *(cell.world_size * need for phase, need in needs.needed.items() if phase not in reasons), 0.0)
         if reasons:
             phase_skips[cell.id] = reasons
-    return Plan(suite, cells, skips, phase_skips, models, workloads, list(_single_rank_notes(suite, single)))
+    return Plan(suite, cells, skips, phase_skips, models, workloads, list(_single_rank_notes(suite, single)), largest)
 
 
 def techniques_of(cell: Cell, catalog: Catalog) -> list[Technique]:

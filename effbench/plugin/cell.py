@@ -28,9 +28,13 @@ class ModelFacts(BaseModel):
 
     @property
     def approximate_parameters(self) -> int:
-        """Weights of a gated decoder of this shape (embeddings once), for estimates before anything is loaded."""
+        """Weights of a decoder of this shape (embeddings once), for estimates before anything is loaded.
+
+        A config does not say whether the feed-forward layer is gated, of three matrices; of two, it is four times as wide.
+        """
         attention = self.hidden * self.hidden * (2 + 2 * self.kv_heads / self.heads)
-        return round(self.layers * (attention + 3 * self.hidden * self.intermediate) + self.vocab * self.hidden)
+        matrices = 2 if self.intermediate == 4 * self.hidden else 3
+        return round(self.layers * (attention + matrices * self.hidden * self.intermediate) + self.vocab * self.hidden)
 
 
 class Sampling(BaseModel):

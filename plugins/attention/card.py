@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from effbench.plugin import Cell, Context, Inference, Technique
 
@@ -34,6 +34,10 @@ class AttentionForm(Technique):
         """A model that is made anew would lack what the form put on its layers."""
         student = next((technique for technique in later if technique.family == "distillation"), None)
         return f"{student.name} makes its student of a plain model: list {self.name} behind it" if student else None
+
+    def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float | None:
+        """In training a form keeps queries, keys and values as exact attention does; in inference its cache may be smaller."""
+        return 0.0 if phase == "train" else None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Put the form in place of the model's attention."""
