@@ -45,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, gathering: Gathering, heads: Heads) 
     fused = q.device.type == "cpu" and not heads.dropout and q.shape[-1] == v.shape[-1]
     kernel = _Fused(heads.scaling) if fused else _Composed(heads.scaling, heads.dropout)
     attended: Tensor = _Gathered.apply(q, k, v, gathering, kernel)  # type: ignore[no-untyped-call]  # PyTorch leaves it so
-    return attended.transpose(1, 2)
+    return attended
 
 
 class _Gathered(torch.autograd.Function):
@@ -62,14 +62,16 @@ class _Gathered(torch.autograd.Function):
                 kernel.attend(q[at], gathering.gather(k, at), gathering.gather(v, at), gathering.mask(at))
                 for at in gathering.parts(k)
             ]
-        output, sums = (torch.cat(parts) for parts in zip(*results, strict=True))
-        ctx.save_for_backward(q, k, v, *((output, sums) if kernel.remembers else ()))
+        outputs, sums = zip(*results, strict=True)
+        output = torch.cat([part.transpose(1, 2) for part in outputs])  # the order that kernels write in and models go on with
+        ctx.save_for_backward(q, k, v, *((output, torch.cat(sums)) if kernel.remembers else ()))
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
+        grad, kept = grad.transpose(1, 2), [x.transpose(1, 2) for x in kept[:1]] + kept[1:]
         gathering, kernel = ctx.gathering, ctx.kernel
         of_q, of_k, of_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         with _seeded(ctx.seed, q):
