@@ -39,7 +39,8 @@ def block_attention(heads: Heads, chosen: Tensor, size: int) -> Tensor:
     there = (chosen >= 0).expand(batch, groups, -1, -1).flatten(0, 2)
     choice = _Choice(heads, numbers, there, tokens.flatten(0, 1))
     out = attend(q, k, v, choice, heads).unflatten(0, (batch, groups, -1))  # (B, KV, query blocks, size, H / KV, d)
-    return out.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2)[:, before : before + n]
+    attended: Tensor = out.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2)[:, before : before + n]
+    return attended
 
 
 def _step(heads: Heads, chosen: Tensor, size: int) -> Tensor:

@@ -55,7 +55,8 @@ class _Gathered(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, gathering: Gathering, kernel: "_Kernel") -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
+        gathering, kernel = how
         ctx.gathering, ctx.kernel, ctx.seed = gathering, kernel, kernel.seed()
         with _seeded(ctx.seed, q):
             results = [
@@ -134,9 +135,6 @@ class _Composed:
         with torch.enable_grad():
             output, _ = self.attend(q, k, v, mask)
         return torch.autograd.grad(output, (q, k, v), grad)
-
-
-_Kernel = _Fused | _Composed
 
 
 def _for_each_query_head(x: Tensor, q: Tensor) -> Tensor:
