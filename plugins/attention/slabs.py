@@ -29,11 +29,13 @@ class Operands:
     """Queries, keys and values, of which slabs are taken. Keys and values are put in the order of their buckets once."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, planned: Plan, rule: Rule) -> None:
-        self.q, self.k, self.v, self.planned, self.chunk = q, k, v, planned, rule.chunk
+        # Rows of what lies in another order would be a copy of everything, for each slab.
+        self.q, self.k, self.v = q.contiguous(), k.contiguous(), v.contiguous()
+        self.planned, self.chunk = planned, rule.chunk
         batch, heads, tokens, _ = k.shape
         head = torch.arange(batch * heads, device=k.device).view(batch, heads, 1, 1, 1)
         rows = planned.keys.position.clamp(min=0) + tokens * head
-        self._sorted = [rows_of(x, rows).view(-1, rule.chunk * x.shape[-1]) for x in (k, v)]
+        self._sorted = [rows_of(x, rows).view(-1, rule.chunk * x.shape[-1]) for x in (self.k, self.v)]
 
     def slabs(self) -> Iterator[Slab]:
         """All of them in turn."""
