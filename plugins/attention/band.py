@@ -143,6 +143,8 @@ class _Views(Gathering):
     """(1, keys)"""
 
     def parts(self, k: Tensor) -> Iterable[slice]:
+        if not self.first:  # views alone, which take no memory
+            return (slice(0, self.count),)
         together = max(1, AT_ONCE[k.device.type] // (self.seen.shape[1] * k[:, 0].numel()))
         return (slice(at, min(at + together, self.count)) for at in range(0, self.count, together))
 

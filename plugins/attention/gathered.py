@@ -64,7 +64,8 @@ class _Gathered(torch.autograd.Function):
                 for at in gathering.parts(k)
             ]
         outputs, sums = zip(*results, strict=True)
-        output = torch.cat([part.transpose(1, 2) for part in outputs])  # the order that kernels write in and models go on with
+        # The order that kernels write in and models go on with.
+        output = torch.cat([part.transpose(1, 2) for part in outputs]) if len(outputs) > 1 else outputs[0].transpose(1, 2)
         ctx.save_for_backward(q, k, v, *((output, torch.cat(sums)) if kernel.remembers else ()))
         return output
 

@@ -163,7 +163,7 @@ def test_lsh_does_not_copy_everything_for_each_slab(monkeypatch):
     inputs = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in tensors(96, kv_heads=4)]
     buckets = hashed(*inputs[:2])
     for scores in (2**5, 2**20):
-        monkeypatch.setattr(slabs, "_SCORES", scores)
+        monkeypatch.setattr(slabs, "_SCORES", {"cpu": scores})
         with Copies(inputs[0].numel()) as counted:
             torch.autograd.grad(lsh.attend(heads_of(*inputs), buckets, rule).transpose(1, 2).contiguous().sum(), inputs)
         copies[scores] = counted.count
