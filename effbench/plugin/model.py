@@ -59,7 +59,9 @@ class ModelSource(ABC):
         numbers = (self.argument or default).split("x")
         if len(numbers) != len(names) or not all(re.fullmatch("[1-9][0-9]*", number, re.ASCII) for number in numbers):
             form = "x".join(names)
-            raise InputError(f"model {self.label}: write {self.name}:{form} with whole numbers from 1, as {self.name}:{default}")
+            raise InputError(
+                f"model {self.label}: write {self.name}:{form} with whole numbers from 1, as {self.name}:{default}"
+            )
         return [int(number) for number in numbers]
 
     @abstractmethod
