@@ -80,9 +80,10 @@ class AttentionCall(PreTrainedModel):  # type: ignore[misc]  # transformers is n
             device, dtype = self.gain.device, self.gain.dtype
             with torch.inference_mode(False):  # or training could not use what inference drew
                 generator = torch.Generator(device).manual_seed(0)
-                drawn = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-            self.register_buffer(name, drawn, persistent=False)
-        return self.get_buffer(name).unbind()
+                self.register_buffer(
+                    name, torch.randn(shape, generator=generator, device=device, dtype=dtype), persistent=False
+                )
+        return tuple(self.get_buffer(name))
 
 
 def build(facts: ModelFacts, request: LoadRequest) -> nn.Module:
