@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Plan:
 def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Plan:
     """Expand stacks × models × workloads × axes. InputError for whatever the suite names that does not exist."""
     _check_names(suite, catalog, only_stacks)
+    _check_allocator(suite)
     models, facts = _labelled_models(suite, catalog)
     workload_objects = {ref: catalog.workload(ref) for ref in suite.workloads}
     workloads = _labelled({ref: workload.label for ref, workload in workload_objects.items()}, "workload")
@@ -118,6 +120,11 @@ class _Validator:
         if distribution not in self._missing:
             self._missing[distribution] = _missing(distribution)
         return self._missing[distribution]
+
+
+def _check_allocator(suite: Suite) -> None:
+    if suite.allocator == "keep" and platform.libc_ver()[0] != "glibc":
+        raise InputError('allocator = "keep" is a setting of glibc\'s malloc, which this system does not have; use "default"')
 
 
 def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> None:
@@ -197,6 +204,7 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
                     dtype=suite.dtype,
                     device=device,
                     threads=suite.threads,
+                    allocator=suite.allocator,
                     scaling=suite.scaling,
                     phases=tuple(suite.phases),
                     steps=_for_workload(suite, workloads[workload]).steps or suite.training.steps,

@@ -76,6 +76,8 @@ class Cell(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
+    allocator: Literal["default", "keep"] = Field(default="default", exclude_if=lambda allocator: allocator == "default")
+    """Whether malloc gives freed memory back to the kernel as it likes, or keeps it. Left out at its default: so are ids."""
     phases: tuple[Literal["train", "infer"], ...]
     steps: int
     lr: float
