@@ -24,7 +24,7 @@ from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
 from effbench.plugin.launcher import Launcher
 from effbench.store.machine import this_machine
-from effbench.store.record import Record, Status
+from effbench.store.record import Fingerprint, Record, Status
 from effbench.store.store import Store
 
 
@@ -156,10 +156,13 @@ class Run:
 
     def _write_skips(self) -> None:
         """Record what the plan skips; what was measured under another limit stays as it is."""
-        measured = [record for _, record in self.store.read().records if record.status == "ok"]
+        measured: dict[str, list[Fingerprint]] = defaultdict(list)
+        for _, good in self.store.read().records:
+            if good.status == "ok":
+                measured[good.cell_id].append(good.fingerprint)
         for skip in self.plan.skips:
             record = self._record(skip.cell, 1, _skipped(skip.reason))
-            if not any(good.cell_id == record.cell_id and good.fingerprint == record.fingerprint for good in measured):
+            if record.fingerprint not in measured[record.cell_id]:
                 self.store.write(record, None)
 
     def _skip(self, turn: Turn, reason: str) -> Record:

@@ -23,7 +23,8 @@ class OutOfMemory:
 
     def reason(self, cell: Cell) -> str | None:
         """Why a cell need not be launched, or None."""
-        smaller = [e for e in self._ended[self._kind(cell)] if e.seq_len <= cell.seq_len and e.batch_size <= cell.batch_size]
+        alike = self._ended.get(self._kind(cell), ()) if self._ended else ()
+        smaller = [ended for ended in alike if ended.seq_len <= cell.seq_len and ended.batch_size <= cell.batch_size]
         if not smaller:
             return None
         if cell in smaller:
