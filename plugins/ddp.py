@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from effbench.plugin import Context, Technique, TrainStep, hookimpl
+from effbench.plugin import Cell, Context, Technique, TrainStep, hookimpl
 
 
 class DDP(Technique):
@@ -23,6 +23,10 @@ class DDP(Technique):
     dimension: ClassVar = "dp"
 
     bucket_mb: float = Field(default=25.0, gt=0, description="MiB of gradients exchanged at once")
+
+    def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float:
+        """A whole copy on every rank; buckets are the gradients themselves (`gradient_as_bucket_view`)."""
+        return 0.0
 
     def train(self, step: TrainStep, ctx: Context) -> TrainStep:
         """Exchange gradients in the backward pass; the model itself stays what it was, for techniques that come after."""

@@ -9,6 +9,7 @@ from effbench.board.stats import VERDICT_LEVEL, quality_draws
 from effbench.board.verdict import Better
 
 AT_CHANCE = "at chance"
+NO_SCORE = "no score to tell it from chance"
 
 
 def chance(row: Row, name: str) -> float | None:

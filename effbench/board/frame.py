@@ -97,7 +97,7 @@ def _metrics(record: Record) -> Iterator[dict[str, Any]]:
 
 def _settings(cell: Cell) -> str:
     """What all stacks of a suite share beside their shape, and what numbers depend on."""
-    shared = cell.model_dump(mode="json", include={"threads", "steps", "new_tokens", "quality_documents"})
+    shared = cell.model_dump(mode="json", include={"threads", "allocator", "steps", "new_tokens", "quality_documents"})
     rule = _hash(cell.sampling.model_dump(mode="json"))[:4]
     return ", ".join([f"{name} {value}" for name, value in shared.items()] + [f"sampling {rule}"])
 

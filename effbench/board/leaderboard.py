@@ -265,12 +265,13 @@ def _rank_notes(rows: Sequence[Row], trial: "pd.Series[Any]") -> Iterator[str]:
 def _losses(rows: Sequence[Row]) -> Iterator[str]:
     """What did not end well, and what was left out."""
     for row in rows:
+        whole = row.lost()
         lost: dict[tuple[str, str], list[str]] = {}
-        for trials in row.statuses.values():
-            whole = all(status != "ok" for status, _ in trials)
-            bad = [(status, error) for status, error in trials if status != "ok"]
-            for status, error in dict(bad).items() if whole else bad:
-                lost.setdefault((status, "cells" if whole else "trials"), []).append(error)
+        for status, error in whole.values():
+            lost.setdefault((status, "cells"), []).append(error)
+        for status, error in (t for shape, trials in row.statuses.items() if shape not in whole for t in trials):
+            if status != "ok":
+                lost.setdefault((status, "trials"), []).append(error)
         totals = {"cells": len(row.statuses), "trials": sum(map(len, row.statuses.values()))}
         for (status, kind), errors in lost.items():
             reason = errors[0].strip().rpartition("\n")[2][:120]
@@ -280,5 +281,7 @@ def _losses(rows: Sequence[Row]) -> Iterator[str]:
         if row.dirty:
             [(reason, _)] = Counter(row.dirty.values()).most_common(1)
             yield f"{len(row.dirty)} of {totals['trials']} trials of `{row.label}`: timings left out, disturbed ({reason})"
-        for phase, reason in row.skipped_phases.items():
-            yield f"`{row.label}`: {phase} skipped" + (f": {reason}" if reason else "")
+        for phase, reasons in row.skipped_phases.items():
+            some = f" at {len(reasons)} of {totals['cells']} cells" if len(reasons) < totals["cells"] else ""
+            reason = next(iter(reasons.values()))
+            yield f"`{row.label}`: {phase} skipped{some}" + (f": {reason}" if reason else "")

@@ -42,7 +42,8 @@ class Row:
     samples: dict[tuple[int, Shape], str] = field(default_factory=dict)
     statuses: dict[Shape, list[tuple[str, str]]] = field(default_factory=dict)
     """(status, error) of each trial."""
-    skipped_phases: dict[str, str] = field(default_factory=dict)
+    skipped_phases: dict[str, dict[Shape, str]] = field(default_factory=dict)
+    """By phase, the shapes that were measured without it, and why."""
     dirty: dict[Trial, str] = field(default_factory=dict)
     """Trials that something else on the machine disturbed, and what it was; their timings are left out."""
     disturbed: set[str] = field(default_factory=set)
@@ -57,6 +58,14 @@ class Row:
     """Of training, where there was any."""
     data: set[str] = field(default_factory=set)
     """Hashes of the text that quality was measured on."""
+
+    def lost(self) -> dict[Shape, tuple[str, str]]:
+        """(status, error) of the shapes of which no trial ended well; what happened counts before what was then left out."""
+        return {
+            shape: next((trial for trial in reversed(trials) if trial[0] != "skipped"), trials[-1])
+            for shape, trials in self.statuses.items()
+            if all(status != "ok" for status, _ in trials)
+        }
 
     def shapes(self, metric: str) -> set[Shape]:
         """Where the metric was measured; zeros and negatives have no ratio. A score may be 0: it is a result like any other."""
@@ -129,7 +138,7 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
         return
     for phase in ("train", "infer"):
         if (outcome := _text(entry[f"{phase}_phase"])).startswith("skipped"):
-            row.skipped_phases[phase] = outcome.removeprefix("skipped").lstrip(": ")
+            row.skipped_phases.setdefault(phase, {})[trial.shape] = outcome.removeprefix("skipped").lstrip(": ")
     row.data.add(entry["data"])
     row.steps = row.steps or _whole(entry["steps"])
     row.leaks = row.leaks or _text(entry["leaks"])

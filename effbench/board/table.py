@@ -1,12 +1,13 @@
 """The numbers of one leaderboard: every row against its baseline."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from effbench.board.chance import chance, not_above_chance
+from effbench.board.chance import NO_SCORE, chance, not_above_chance
 from effbench.board.rows import Row, Shape, common_shapes, log_ratios, quality_difference
 from effbench.board.stats import MIN_ROUNDS, Interval, QualityDraws, holm, holm_intervals
 from effbench.board.verdict import QUALITY, SIZE, SPEED, UNCLEAR, Better, Words, verdict
@@ -104,7 +105,8 @@ class Table:
     def not_above_chance(self, row: Row) -> str | None:
         """Why a row's score shows nothing, or None: see `chance`."""
         if row not in self._quality_rows:
-            return None
+            known = any(chance(other, self.quality_name) is not None for other in self.rows)
+            return NO_SCORE if known else None
         return not_above_chance(row, self.quality_name, self._quality_shapes, self.quality_better)
 
     def _measure(self, measure: Measure, cells: dict[str, dict[str, Any]]) -> None:
@@ -204,10 +206,6 @@ def _interval(key: str, suffix: str, interval: Interval) -> dict[str, Any]:
 
 
 def _status(row: Row, unranked: str) -> str:
-    lost: dict[str, int] = {}
-    for trials in row.statuses.values():
-        if all(status != "ok" for status, _ in trials):
-            status = trials[-1][0]
-            lost[status] = lost.get(status, 0) + 1
+    lost = Counter(status for status, _ in row.lost().values())
     words = [f"{count} {status}" for status, count in lost.items()] + ([unranked] if unranked else [])
     return ", ".join(words) or "ok"

@@ -98,5 +98,7 @@ def describe(cell: Cell) -> str:
 
 def outcome(record: Record) -> str:
     """How a trial ended, in one line."""
+    if record.status == "skipped":
+        return f"skipped: {record.headline}"
     disturbed = f", disturbed: {record.dirty}" if record.dirty else ""
     return f"{record.status} in {record.wall_s:.1f} s{disturbed}" + (f": {record.headline}" if record.error else "")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,15 +14,17 @@ from effbench.launch.answer import Answer
 from effbench.launch.budget import Budget
 from effbench.launch.conditions import Watch, dirty_reason
 from effbench.launch.fingerprint import Fingerprints
+from effbench.launch.out_of_memory import OutOfMemory
 from effbench.launch.requests import Sources, seed_of, start_message, trial_request
 from effbench.launch.schedule import Turn, turns
 from effbench.launch.worker import Worker
+from effbench.plan.memory import PREDICTED
 from effbench.plan.plan import Plan
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
 from effbench.plugin.launcher import Launcher
 from effbench.store.machine import this_machine
-from effbench.store.record import Record, Status
+from effbench.store.record import Fingerprint, Record, Status
 from effbench.store.store import Store
 
 
@@ -74,6 +76,9 @@ class Run:
         found = self.store.read()
         self.problems = found.problems
         self._current = {cell.id: self._fingerprints.of(cell) for cell in self.plan.cells}
+        self.out_of_memory = OutOfMemory(self.plan.phase_skips)
+        for cell in () if self.retry_failed else self._ran_out(record for _, record in found.records):
+            self.out_of_memory.add(cell)
         counted = [record for _, record in found.records if self._counts(record)]
         self._measured: dict[tuple[str, int], set[str]] = defaultdict(set)
         self.seconds_seen: dict[str, float] = {}
@@ -86,7 +91,7 @@ class Run:
 
     def pending(self) -> list[Turn]:
         """What has no current record, in the order it will run."""
-        return list(turns(self.plan, range(1, self.rounds + 1), self._measured))
+        return list(self._turns(range(1, self.rounds + 1)))
 
     def records(self) -> list[Record]:
         """Records of the plan's cells by the present code."""
@@ -103,7 +108,7 @@ class Run:
             rounds = self.rounds
             while not left and further and (chosen := further(rounds)):
                 following = range(rounds + 1, chosen[0] + 1)
-                more = list(turns(self.plan, following, self._measured, chosen[1]))
+                more = list(self._turns(following, chosen[1]))
                 listener.planned(len(more))
                 left = self._measure(more, listener, limit)
                 rounds = chosen[0]
@@ -113,28 +118,55 @@ class Run:
             self.launcher.close()
         return left
 
+    def _turns(self, rounds: range, only: Collection[str] | None = None) -> Iterator[Turn]:
+        lost = {cell.id for cell in self.plan.cells if self.out_of_memory.reason(cell)}
+        return turns(self.plan, rounds, self._measured, only, lost)
+
     def _measure(self, pending: list[Turn], listener: Listener, budget: Budget) -> list[Turn]:
         """Run trials until none is pending or, after the first round, the budget allows no more; returns those left."""
         for index, turn in enumerate(pending):
-            if turn.round > 1 and not budget.allows(turn.cell.id, warm=turn.cell.world_size in self._workers):
+            lost = self.out_of_memory.reason(turn.cell)
+            if not lost and turn.round > 1 and not budget.allows(turn.cell.id, warm=turn.cell.world_size in self._workers):
                 return pending[index:]
             listener.started(turn.cell, turn.round)
-            record = self._trial(turn, listener, budget)
+            record = self._skip(turn, lost) if lost else self._trial(turn, listener, budget)
             self._measured[record.cell_id, record.round].add(record.session)
-            budget.learn({record.cell_id: record.wall_s})
+            if record.status == "oom":
+                self.out_of_memory.add(turn.cell)
+            if not lost:
+                budget.learn({record.cell_id: record.wall_s})
             listener.finished(record)
         return []
+
+    def _ran_out(self, records: Iterable[Record]) -> Iterator[Cell]:
+        """Cells of which the present code already ran out of memory."""
+        return (r.cell for r in records if r.status == "oom" and r.fingerprint == self._current.get(r.cell_id))
 
     def _counts(self, record: Record) -> bool:
         """Whether a record stands for its trial: made by the present code, and not to be tried again."""
         good = record.status == "ok" and not record.dirty
-        finished = good or (record.status != "skipped" and not self.retry_failed)
-        return finished and record.fingerprint == self._current.get(record.cell_id)
+        lost = record.status == "skipped" and not self.out_of_memory.reason(record.cell)
+        finished = good or not (lost or self.retry_failed)
+        return finished and record.fingerprint == self._current.get(record.cell_id) and not self._fits_by_now(record)
+
+    def _fits_by_now(self, record: Record) -> bool:
+        """Whether a phase was left out for lack of memory that the plan now measures: the limit, or the machine, has grown."""
+        planned = self.plan.phase_skips.get(record.cell_id, {})
+        return any(how.startswith(f"skipped: {PREDICTED}") and phase not in planned for phase, how in record.phases.items())
 
     def _write_skips(self) -> None:
+        """Record what the plan skips; what was measured under another limit stays as it is."""
+        measured: dict[str, list[Fingerprint]] = defaultdict(list)
+        for _, good in self.store.read().records:
+            if good.status == "ok":
+                measured[good.cell_id].append(good.fingerprint)
         for skip in self.plan.skips:
-            found = {"status": "skipped", "error": skip.reason, "wall_s": 0.0}
-            self.store.write(self._record(skip.cell, 1, found), None)
+            record = self._record(skip.cell, 1, _skipped(skip.reason))
+            if record.fingerprint not in measured[record.cell_id]:
+                self.store.write(record, None)
+
+    def _skip(self, turn: Turn, reason: str) -> Record:
+        return self.store.write(self._record(turn.cell, turn.round, _skipped(reason)), None, beside=turn.again)
 
     def _worker(self, world_size: int) -> Worker:
         """The warm worker of a world size; each stays warm beside the others."""
@@ -190,6 +222,10 @@ class Run:
     def _leak(self, cell: Cell) -> str | None:
         techniques = (self.catalog.technique(name, options) for name, options in cell.techniques)
         return next((reason for technique in techniques if (reason := technique.leaks(cell))), None)
+
+
+def _skipped(reason: str) -> dict[str, Any]:
+    return {"status": "skipped", "error": reason, "wall_s": 0.0}
 
 
 def rounds_of(records: Iterable[Record], cells: Iterable[Cell]) -> tuple[int, int]:

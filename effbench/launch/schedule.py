@@ -22,14 +22,20 @@ Sessions = Mapping[tuple[str, int], Collection[str]]
 """(cell id, round) → the sessions that have a record of it."""
 
 
-def turns(plan: Plan, rounds: range, measured: Sessions, only: Collection[str] | None = None) -> Iterator[Turn]:
+def turns(
+    plan: Plan, rounds: range, measured: Sessions, only: Collection[str] | None = None, lost: Collection[str] = ()
+) -> Iterator[Turn]:
     """What these rounds still need of the plan's cells, or of those in `only`.
 
     Ratios are paired within a session, so a stack stands in a round once one session has measured both it and its baseline.
     Where none has, because a run was cut in two or a baseline is tried again, both are measured, again if need be.
+    Cells in `lost`, which will not be launched, have nothing to be paired with: they get a turn of their own, to be recorded.
     """
     cells = {cell.id: cell for cell in plan.cells}
-    partners = _baselines(cells, plan.suite.baseline)
+    partners = {
+        name: [] if name in lost else [partner for partner in pairs if partner not in lost]
+        for name, pairs in _baselines(cells, plan.suite.baseline).items()
+    }
     for number in rounds:
         order = sorted(name for name, cell in cells.items() if number <= plan.rounds(cell, number))
         random.Random(f"{plan.suite.seed}:{number}").shuffle(order)  # noqa: S311 - an order, not a secret

@@ -9,7 +9,6 @@ from effbench.plugin.cell import Cell
 _FLOPS_PER_S = {"cpu": 15e9, "cuda": 100e12}  # one thread of a current server core in float32; one data-centre GPU
 _FIXED_S = 0.3  # per trial: fork, load, store
 _QUALITY_BYTES = 1000  # of a typical evaluation document
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,8 @@ def estimate(plan: Plan, rounds: int, seconds_seen: Mapping[str, float]) -> Esti
     for cell in plan.cells:
         name = cell.id
         seconds[name] = seconds_seen.get(name) or _seconds(cell, plan.phase_skips.get(name, {}))
-    memory = max((_memory_bytes(cell) for cell in plan.cells), default=0.0)
     total = sum(plan.rounds(cell, rounds) * seconds[cell.id] for cell in plan.cells)
-    return Estimate(minutes=total / 60, memory_gb=memory / 2**30, seconds=seconds)
+    return Estimate(minutes=total / 60, memory_gb=plan.memory / 2**30, seconds=seconds)
 
 
 def _seconds(cell: Cell, phase_skips: Mapping[str, str]) -> float:
@@ -49,16 +47,3 @@ def _seconds(cell: Cell, phase_skips: Mapping[str, str]) -> float:
         floor = max(cell.sampling.min_seconds, cell.sampling.min_samples * once)
         total += quality + min(2 * floor, cell.sampling.max_seconds * 2 + once)
     return total
-
-
-def _memory_bytes(cell: Cell) -> float:
-    """Weights, gradients and AdamW's two moments, and per layer about 34 hidden-sized activations per token.
-
-    Korthikanti et al. 2022, equation 2, without the attention matrix, which no exact kernel keeps.
-    """
-    facts = cell.facts
-    weights = facts.approximate_parameters * _BYTES[cell.dtype]
-    if "train" not in cell.phases:
-        return weights + 2.0 * facts.layers * facts.hidden * cell.batch_size * cell.seq_len * _BYTES[cell.dtype]
-    activations = 17.0 * facts.layers * facts.hidden * cell.batch_size * cell.seq_len * _BYTES[cell.dtype]
-    return 4 * weights + activations

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from effbench.plan.memory import predict
 from effbench.plan.suite import PLAIN_AXES, ForWorkload, Suite, Use
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell, ModelFacts
@@ -45,6 +47,8 @@ class Plan:
     workloads: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What the suite's axes might suggest, but no cell exists for."""
+    memory: float = 0.0
+    """Bytes of all ranks that the largest cell is predicted to need, of those whose techniques say what they take."""
 
     def rounds(self, cell: Cell, asked: int) -> int:
         """How many rounds there are of this cell, where so many are asked for: its workload may have fewer."""
@@ -59,11 +63,12 @@ class Plan:
 def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Plan:
     """Expand stacks × models × workloads × axes. InputError for whatever the suite names that does not exist."""
     _check_names(suite, catalog, only_stacks)
+    _check_allocator(suite)
     models, facts = _labelled_models(suite, catalog)
     workload_objects = {ref: catalog.workload(ref) for ref in suite.workloads}
     workloads = _labelled({ref: workload.label for ref, workload in workload_objects.items()}, "workload")
     validator = _Validator(catalog)
-    cells, skips, phase_skips = [], [], {}
+    cells, skips, phase_skips, largest = [], [], {}, 0.0
     single = {name for name, stack in suite.stacks.items() if not any(map(_dimension(catalog), stack.use))}
     device: Literal["cpu", "cuda"] = "cpu"
     if suite.device == "cuda" or (suite.device == "auto" and gpus()):
@@ -76,14 +81,17 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
             skips.append(Skip(cell, reason))
             continue
         reasons = _phase_reasons(cell, techniques, workload.phases)
+        needs = predict(cell, techniques, [p for p in PHASES if p not in reasons], suite.limits.memory_gb)
+        reasons |= needs.reasons()
         if len(reasons) == len(PHASES):
             asked = [f"no {phase}: {reason}" for phase, reason in reasons.items() if phase in cell.phases]
             skips.append(Skip(cell, "; ".join(asked)))
             continue
         cells.append(cell)
+        largest = max(largest, *(cell.world_size * need for phase, need in needs.needed.items() if phase not in reasons), 0.0)
         if reasons:
             phase_skips[cell.id] = reasons
-    return Plan(suite, cells, skips, phase_skips, models, workloads, list(_single_rank_notes(suite, single)))
+    return Plan(suite, cells, skips, phase_skips, models, workloads, list(_single_rank_notes(suite, single)), largest)
 
 
 def techniques_of(cell: Cell, catalog: Catalog) -> list[Technique]:
@@ -112,6 +120,11 @@ class _Validator:
         if distribution not in self._missing:
             self._missing[distribution] = _missing(distribution)
         return self._missing[distribution]
+
+
+def _check_allocator(suite: Suite) -> None:
+    if suite.allocator == "keep" and platform.libc_ver()[0] != "glibc":
+        raise InputError('allocator = "keep" is a setting of glibc\'s malloc, which this system does not have; use "default"')
 
 
 def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> None:
@@ -191,6 +204,7 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
                     dtype=suite.dtype,
                     device=device,
                     threads=suite.threads,
+                    allocator=suite.allocator,
                     scaling=suite.scaling,
                     phases=tuple(suite.phases),
                     steps=_for_workload(suite, workloads[workload]).steps or suite.training.steps,

@@ -168,6 +168,8 @@ class Suite(_Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
     """Of each rank."""
+    allocator: Literal["default", "keep"] = "default"
+    """keep: malloc reuses what was freed and returns none of it to the kernel. glibc alone can."""
     scaling: Literal["strong", "weak"] = "strong"
     """Whether the axis batch_size is that of all ranks together, or of each data-parallel rank."""
     delta: float = Field(default=0.03, gt=0, lt=1)

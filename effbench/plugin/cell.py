@@ -28,9 +28,13 @@ class ModelFacts(BaseModel):
 
     @property
     def approximate_parameters(self) -> int:
-        """Weights of a gated decoder of this shape (embeddings once), for estimates before anything is loaded."""
+        """Weights of a decoder of this shape (embeddings once), for estimates before anything is loaded.
+
+        A config does not say whether the feed-forward layer is gated, of three matrices; of two, it is four times as wide.
+        """
         attention = self.hidden * self.hidden * (2 + 2 * self.kv_heads / self.heads)
-        return round(self.layers * (attention + 3 * self.hidden * self.intermediate) + self.vocab * self.hidden)
+        matrices = 2 if self.intermediate == 4 * self.hidden else 3
+        return round(self.layers * (attention + matrices * self.hidden * self.intermediate) + self.vocab * self.hidden)
 
 
 class Sampling(BaseModel):
@@ -72,6 +76,8 @@ class Cell(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
+    allocator: Literal["default", "keep"] = Field(default="default", exclude_if=lambda allocator: allocator == "default")
+    """Whether malloc gives freed memory back to the kernel as it likes, or keeps it. Left out at its default: so are ids."""
     phases: tuple[Literal["train", "infer"], ...]
     steps: int
     lr: float

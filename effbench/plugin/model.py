@@ -1,10 +1,12 @@
 """Where models come from. A suite names one as `name` or `name:argument`."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from effbench.plugin.cell import ModelFacts
+from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +53,16 @@ class ModelSource(ABC):
     def label(self) -> str:
         """What records call this model. A source whose argument is a path leaves the folders out."""
         return self.name if self.argument is None else f"{self.name}:{self.argument}"
+
+    def sizes(self, *names: str, default: str) -> list[int]:
+        """The argument's whole numbers, one for each name and an × between them: `4x64`."""
+        numbers = (self.argument or default).split("x")
+        if len(numbers) != len(names) or not all(re.fullmatch("[1-9][0-9]*", number, re.ASCII) for number in numbers):
+            form = "x".join(names)
+            raise InputError(
+                f"model {self.label}: write {self.name}:{form} with whole numbers from 1, as {self.name}:{default}"
+            )
+        return [int(number) for number in numbers]
 
     @abstractmethod
     def facts(self) -> ModelFacts:

@@ -116,6 +116,14 @@ class Technique(BaseModel):
         """Why one phase must be skipped while the rest is measured, or None. Called when planning, without torch."""
         return None
 
+    def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float | None:
+        """Bytes that one rank holds at a phase's peak beyond what the untouched model needs there; negative where it saves.
+
+        None, where that is not known. Called when planning, without torch: a phase for which the untouched model's need and
+        that of every technique of the stack pass what there is, is skipped. So name no more than it certainly takes.
+        """
+        return None
+
     def leaks(self, cell: Cell) -> str | None:
         """How this technique lets a causal model see later tokens, or None. Called when planning, without torch.
 

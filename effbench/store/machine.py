@@ -1,6 +1,7 @@
 """What this machine is, without saying whose: no host name, user name or path."""
 
 import hashlib
+import math
 import os
 import platform
 import re
@@ -60,6 +61,18 @@ def gpus() -> tuple[str, ...]:
     query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
     return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip()) if answer.returncode == 0 else ()
+
+
+@cache
+def memory_bytes() -> float:
+    """Of the whole machine."""
+    return float(psutil.virtual_memory().total)
+
+
+def gpu_memory_bytes() -> float:
+    """Of the smallest GPU; infinite where none tells."""
+    found = (re.search(r", (\d+) MiB$", line) for line in gpus())
+    return min((int(size[1]) * 2.0**20 for size in found if size), default=math.inf)
 
 
 def _cpu() -> tuple[str, list[str]]:

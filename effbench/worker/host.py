@@ -37,6 +37,7 @@ from effbench.plugin.meter import Meter
 from effbench.plugin.model import ModelSource
 from effbench.plugin.workload import Workload
 from effbench.worker import trial
+from effbench.worker.allocator import set_allocator
 from effbench.worker.profiling import Profiler
 from effbench.worker.ranks import Place, Ranks, Rendezvous, join, listen
 
@@ -178,6 +179,7 @@ class Host:
 
     def _trial_request(self, request: dict[str, Any], store: socket.socket | None) -> trial.TrialRequest:
         cell = Cell.model_validate(request["cell"])
+        set_allocator(cell.allocator)  # before the trial allocates anything
         techniques = [self._catalog.technique(name, options) for name, options in cell.techniques]
         device = torch.device(cell.device, self._place.local_rank) if cell.device == "cuda" else torch.device(cell.device)
         ranks = Ranks()

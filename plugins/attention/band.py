@@ -1,13 +1,15 @@
 """Attention within a band around the diagonal, and from everywhere to the first tokens: O(n · width). Needs torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from . import flex
 from .form import Heads
+from .gathered import AT_ONCE, Gathering, attend
 
 _BLOCK = 64  # queries that share their keys; larger ones compute more scores, which the mask then drops
 _EDGE = 256  # queries at either end that are attended at once
@@ -37,6 +39,9 @@ def band_attention(heads: Heads, band: Band) -> Tensor:
         return heads.softmax(None if heads.padding is None else heads.padding[:, None, None])
     if n < heads.k.shape[2]:
         heads = _reachable(heads, band.first, band.left + n)
+    if flex.applies(heads):
+        return flex.flex_band(heads, band)
+    if n < heads.k.shape[2]:
         q = F.pad(heads.q, (0, 0, heads.k.shape[2] - n, 0))  # as many queries as keys; those made up are dropped again
         heads = replace(heads, q=q)
     # One sequence after the other, so that blocks can take the batch's place without a copy.
@@ -86,8 +91,7 @@ class _Row:
         if blocks <= 0:
             return torch.cat(self._edge(0, length))
         stop = start + blocks * _BLOCK
-        middle = self._blocks_again if band.first and torch.is_grad_enabled() else self._blocks
-        return torch.cat([*self._edge(0, start), middle(start, stop), *self._edge(stop, length)])
+        return torch.cat([*self._edge(0, start), self._blocks(start, stop), *self._edge(stop, length)])
 
     def _edge(self, start: int, stop: int) -> list[Tensor]:
         return [self._near(at, min(at + _EDGE, stop)) for at in range(start, stop, _EDGE)]
@@ -107,30 +111,58 @@ class _Row:
         k, v = (_first_and(x, 2, first, low, high) for x in (heads.k, heads.v))
         return replace(heads, q=heads.q[:, :, start:stop], k=k, v=v).softmax(mask)[0]
 
-    def _blocks_again(self, start: int, stop: int) -> Tensor:
-        """Where first keys make copies of the views, they are made again in the backward pass instead of kept for it."""
-        kept: Tensor = checkpoint(self._blocks, start, stop, use_reentrant=False, preserve_rng_state=self.heads.dropout > 0)
-        return kept
-
     def _blocks(self, start: int, stop: int) -> Tensor:
         """Queries from `start` to `stop`, in whole blocks."""
         heads, band, first = self.heads, self.band, self.band.first
-        low, high = start - _whole_blocks(band.left), stop + band.right
-        width = start - low + _BLOCK + band.right
-        keys = torch.arange(low, low + width, device=heads.q.device)
+        low = start - _whole_blocks(band.left)
+        keys = torch.arange(low, start + _BLOCK + band.right, device=heads.q.device)
         queries = keys[start - low : start - low + _BLOCK]
-        mask = F.pad(band.allowed(queries, keys), (first, 0), value=True)
-
-        def of_blocks(x: Tensor) -> Tensor:
-            """(heads, tokens, d) → (blocks, heads, first + width, d), a view unless there are first keys."""
-            views = x[:, low:high].unfold(1, width, _BLOCK).permute(1, 0, 3, 2)
-            return torch.cat([x[:, :first].expand(len(views), -1, -1, -1), views], dim=2) if first else views
-
-        if heads.padding is not None:
-            own = F.pad(queries[:, None] == keys, (first, 0), value=False)
-            mask = mask & of_blocks(heads.padding[..., None])[..., 0][:, None] | own
+        seen = F.pad(band.allowed(queries, keys), (first, 0), value=True)
+        own = F.pad(queries[:, None] == keys, (first, 0), value=False)
         q = heads.q[0, :, start:stop].unflatten(1, (-1, _BLOCK)).transpose(0, 1)
-        return replace(heads, q=q, k=of_blocks(heads.k[0]), v=of_blocks(heads.v[0])).softmax(mask).flatten(0, 1)
+        views = _Views(first, low, len(keys), len(q), seen, own, heads.padding)
+        return attend(q, heads.k[0], heads.v[0], views, heads).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class _Views(Gathering):
+    """Each block of queries is given the first keys and an overlapping view of the others, a block further each time."""
+
+    first: int
+    low: int
+    """Where the first block's view starts."""
+    width: int
+    """Keys in a view."""
+    count: int
+    """Blocks of queries."""
+    seen: Tensor
+    """(block, first + width), the same for all."""
+    own: Tensor
+    """(block, first + width), True for a query's own key."""
+    padding: Tensor | None
+    """(1, keys)"""
+
+    def parts(self, k: Tensor) -> Iterable[slice]:
+        if not self.first:  # views alone, which take no memory
+            return (slice(0, self.count),)
+        together = max(1, AT_ONCE[k.device.type] // (self.seen.shape[1] * k[:, 0].numel()))
+        return (slice(at, min(at + together, self.count)) for at in range(0, self.count, together))
+
+    def gather(self, x: Tensor, part: slice) -> Tensor:
+        """(heads, keys, any) → (blocks, heads, first + width, any), a view unless there are first keys."""
+        views = x[:, self.low :].unfold(1, self.width, _BLOCK)[:, part].permute(1, 0, 3, 2)
+        return torch.cat([x[:, : self.first].expand(len(views), -1, -1, -1), views], dim=2) if self.first else views
+
+    def scatter(self, total: Tensor, part: slice, gathered: Tensor) -> None:
+        total[:, : self.first] += gathered[:, :, : self.first].sum(0)
+        for block, view in enumerate(gathered[:, :, self.first :], part.start):
+            start = self.low + block * _BLOCK
+            total[:, start : start + self.width] += view
+
+    def mask(self, part: slice) -> Tensor:
+        if self.padding is None:
+            return self.seen
+        return self.seen & self.gather(self.padding[..., None], part)[..., 0][:, None] | self.own
 
 
 def _whole_blocks(count: int) -> int:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
+from effbench.plugin import InputError
+
 
 class PastLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
     """What one layer keeps of the tokens it has seen. Positions count all of these, kept or not."""
@@ -111,7 +113,14 @@ def _cache_of(config: Any, given: Any, layer_for: Callable[[int | None], PastLay
     for number, usual in enumerate(DynamicCache(config=config).layers):
         layer = layer_for(getattr(usual, "sliding_window", None)) or usual
         layer.is_sliding = usual.is_sliding  # by it transformers finds the layers that a mask is for
-        if number < len(held) and isinstance(held[number], DynamicLayer) and held[number].get_seq_length():
-            layer.update(held[number].keys, held[number].values)
+        if number < len(held) and held[number].get_seq_length():
+            layer.update(*_all_of(held[number]))
         layers.append(layer)
     return Cache(layers=layers)
+
+
+def _all_of(held: Any) -> tuple[Tensor, Tensor]:
+    """The keys and values of a caller's cache layer, where it still has those of every token it has seen, and nothing else."""
+    if not isinstance(held, DynamicLayer) or held.keys.shape[2] != held.get_seq_length():
+        raise InputError(f"an attention form cannot go on from a {type(held).__name__}: give a cache that grows, or none")
+    return held.keys, held.values

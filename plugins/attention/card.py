@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from effbench.plugin import Cell, Context, Inference, Technique
 
@@ -28,7 +28,16 @@ class AttentionForm(Technique):
 
     def unsupported(self, cell: Cell) -> str | None:
         """Forms are for self-attention through transformers' interface, with scores that are products and nothing else."""
-        return no_form_for(cell.facts.model_type)
+        return no_form_for(cell.facts.model_type) or _two_sided_windows(cell)
+
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """A model that is made anew would lack what the form put on its layers."""
+        student = next((technique for technique in later if technique.family == "distillation"), None)
+        return f"{student.name} makes its student of a plain model: list {self.name} behind it" if student else None
+
+    def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float | None:
+        """In training a form keeps queries, keys and values as exact attention does; in inference its cache may be smaller."""
+        return 0.0 if phase == "train" else None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Put the form in place of the model's attention."""
@@ -80,6 +89,14 @@ def no_form_for(model_type: str) -> str | None:
     if "ALL_ATTENTION_FUNCTIONS.get_interface(" not in source:
         return f"{model_type} does not use transformers' attention interface, so its attention cannot be replaced"
     return None
+
+
+def _two_sided_windows(cell: Cell) -> str | None:
+    """Why a model that looks both ways cannot take a form where some of its layers have windows of their own."""
+    source = _modeling_source(cell.facts.model_type) or ""
+    if cell.facts.causal or "create_bidirectional_sliding_window_mask(" not in source:
+        return None
+    return f"{cell.facts.model_type} has two-sided windows of its own, which cannot be combined with another form"
 
 
 def _modeling_source(model_type: str) -> str | None:

@@ -90,11 +90,11 @@ def plan(hashes: Hashes, rule: Rule) -> Plan:
 
 def allowed(chunks: Chunks, keys: Sorted, rule: Rule) -> Tensor:
     """(N, chunk, 2 · chunk): which of the keys in its two chunks a query may see. Its own is never among them."""
-    positions = keys.position.flatten(0, 3).index_select(0, chunks.keys.flatten()).view(len(chunks.keys), 1, -1)
-    query = chunks.position.unsqueeze(-1)
-    window = torch.arange(2 * rule.chunk, device=query.device)
+    positions = keys.position.flatten(0, 3).index_select(0, chunks.keys.flatten()).view(len(chunks.keys), 1, -1).int()
+    query, low, high = (x.unsqueeze(-1).int() for x in (chunks.position, chunks.low, chunks.high))  # halves what is compared
+    window = torch.arange(2 * rule.chunk, device=query.device, dtype=query.dtype)
     if rule.strict:
-        return (window >= chunks.low.unsqueeze(-1)) & (window <= chunks.high.unsqueeze(-1)) & (positions != query)
+        return (window >= low).logical_and_(window <= high).logical_and_(positions != query)
     seen = (positions >= 0) & (positions != query)
     if keys.position.shape[3] == 1:
         seen &= window >= rule.chunk  # a round's only chunk is not its own neighbour as well

@@ -23,7 +23,8 @@ def buckets_of(x: Tensor, rotation: Tensor, buckets: int, padding: Tensor | None
     number, factor = torch.zeros(projected.shape[:-1], dtype=torch.long, device=x.device), 1
     factors = _factors(buckets)
     for count, part in zip(factors, projected.split([count // 2 for count in factors], dim=-1), strict=True):
-        number += factor * torch.cat([part, -part], dim=-1).argmax(-1)
+        nearest = part.abs().argmax(-1, keepdim=True)
+        number += factor * (nearest + (count // 2) * (part.gather(-1, nearest) < 0)).squeeze(-1)
         factor *= count
     return number if padding is None else number.masked_fill(~padding.bool()[:, None, None], PADDING)
 

@@ -11,12 +11,18 @@ from transformers.masking_utils import prepare_padding_mask
 
 from effbench.plugin import InputError
 
-from .cache import PastLayer, past_of, provide_cache
+from .cache import PastLayer, attention_modules, past_of, provide_cache
 from .form import Form, Heads
 from .window import Window
 
 _numbers = count()
 _UNKNOWN_TO_FORMS = ("position_bias", "softcap", "s_aux")  # what some models add to the scores
+
+
+_PACKED = (
+    "attention forms take one sequence a row: sequences packed into one (positions that start again, cu_seq_lens) and other "
+    "masks of a model's own would be ignored; pad them instead"
+)
 
 
 def install(model: nn.Module, name: str, form: Form) -> None:
@@ -32,6 +38,9 @@ def install(model: nn.Module, name: str, form: Form) -> None:
     AttentionInterface.register(key, _attention(name, form))
     AttentionMaskInterface.register(key, _padding)
     inner.set_attn_implementation(key)
+    for number, module in enumerate(attention_modules(inner)):
+        if getattr(module, "layer_idx", None) is None:  # DistilBERT's do not know, and a pattern may be each layer's own
+            module.layer_idx = number
 
 
 def install_cache(model: nn.Module, form: Form) -> None:
@@ -82,11 +91,13 @@ def _attention(name: str, form: Form) -> Callable[..., tuple[Tensor, None]]:
         sliding_window: int | None = None,
         **others: Any,
     ) -> tuple[Tensor, None]:
+        if others.get("cu_seq_lens_q") is not None:
+            raise InputError(_PACKED)
         for unknown in _UNKNOWN_TO_FORMS:
             if others.get(unknown) is not None:
                 raise InputError(f"{name}: this model adds a {unknown} to its attention scores, which the form would leave out")
-        if attention_mask is not None and attention_mask.ndim != 2:
-            raise InputError(f"{name}: a form takes a mask of tokens (batch, length), not of pairs of them")
+        if attention_mask is not None:
+            attention_mask = _of_tokens(attention_mask, name)
         causal = bool(module.is_causal if is_causal is None else is_causal)
         if sliding_window is not None and not causal:
             raise InputError(f"{name}: this model's own two-sided windows cannot be combined with another form")
@@ -100,8 +111,32 @@ def _attention(name: str, form: Form) -> Callable[..., tuple[Tensor, None]]:
     return attention
 
 
-def _padding(*, kv_length: int, kv_offset: int, attention_mask: Tensor | None, **_: Any) -> Tensor | None:
-    """In place of an n × m mask: which of the keys are tokens (B, m), or None where all are."""
+def _of_tokens(mask: Tensor, name: str) -> Tensor:
+    """(B, m), True where a token is; also from a mask of pairs that is the same for all heads and queries, (B, 1, 1, m)."""
+    if mask.ndim == 4 and mask.shape[1:3] == (1, 1):
+        mask = mask[:, 0, 0]
+        return mask == 0 if mask.is_floating_point() else mask
+    if mask.ndim != 2:
+        raise InputError(f"{name}: a form takes a mask of tokens (batch, length), not of pairs of them")
+    return mask
+
+
+def _padding(
+    *,
+    kv_length: int,
+    kv_offset: int,
+    attention_mask: Tensor | None,
+    use_vmap: bool = False,
+    allow_is_causal_skip: bool = True,
+    **others: Any,
+) -> Tensor | None:
+    """In place of an n × m mask: which of the keys are tokens (B, m), or None where all are.
+
+    Whatever else transformers would put into its mask, it tells by forbidding to leave the mask out.
+    """
+    plain = others.get("allow_is_bidirectional_skip", allow_is_causal_skip)
+    if use_vmap or not plain:
+        raise InputError(_PACKED)
     padding = prepare_padding_mask(attention_mask, kv_length, kv_offset)
     if padding is None:
         return None

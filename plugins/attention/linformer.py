@@ -1,10 +1,11 @@
 """Linformer: keys and values of fixed number."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from effbench.plugin import Cell, Context
+from effbench.plugin import Cell, Context, Technique
 
 from .card import AttentionForm
 
@@ -39,6 +40,18 @@ class Linformer(AttentionForm):
                 f"linformer mixes all positions into every slot: {cell.facts.model_type}, which is causal, would see the future"
             )
         return super().unsupported(cell)
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """The projections end where the cell's sequence does."""
+        return self._too_long(earlier) or super().unsupported_after(earlier)
+
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """In either order."""
+        return self._too_long(later) or super().unsupported_before(later)
+
+    def _too_long(self, others: Sequence[Technique]) -> str | None:
+        longer = next((technique for technique in others if "virtual tokens" in technique.sets), None)
+        return f"linformer projects seq_len tokens, and {longer.name} adds to them" if longer else None
 
     def build(self, ctx: Context) -> "Form":
         """The same for all layers, whose projections are their own."""

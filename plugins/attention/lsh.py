@@ -95,7 +95,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, output, sums, joint = ctx.saved_tensors
         planned, weights = ctx.made
-        (gradient,) = gradients
+        gradient = gradients[0].contiguous()
         operands = Operands(q, k, v, planned, weights.rule)
         results = Gradients(operands)
         mean = (gradient * output).sum(-1, keepdim=True)  # of the weights' gradients, under the weights

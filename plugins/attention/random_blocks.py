@@ -30,7 +30,8 @@ class RandomBlocks(Form):
         """Linear in the number of tokens."""
         blocks = query_blocks(heads, self.size)
         total = None if heads.causal else blocks.stop
-        chosen = _pattern(self, getattr(module, "layer_idx", None) or 0, heads.k.shape[1], blocks, total).to(heads.q.device)
+        layer = getattr(module, "layer_idx", None) or 0
+        chosen = _pattern(self, layer, heads.k.shape[1], blocks, total, heads.q.device)
         attended = block_attention(heads, chosen, self.size)
         return attended if heads.causal else self._outer_see_all(heads, attended)
 
@@ -48,9 +49,12 @@ class RandomBlocks(Form):
 
 
 @lru_cache(maxsize=4096)
-def _pattern(form: RandomBlocks, layer: int, heads: int, blocks: range, total: int | None) -> Tensor:
+def _pattern(  # noqa: PLR0913, PLR0917 - all that it depends on
+    form: RandomBlocks, layer: int, heads: int, blocks: range, total: int | None, device: torch.device
+) -> Tensor:
     """(1, heads, blocks, any), as `block_attention` takes it; `total` is None on causal models, whose rows never change."""
-    return torch.tensor([[[_row(form, f"{layer} {head}", block, total) for block in blocks] for head in range(heads)]])
+    rows = [[_row(form, f"{layer} {head}", block, total) for block in blocks] for head in range(heads)]
+    return torch.tensor([rows], device=device)
 
 
 def _row(form: RandomBlocks, place: str, own: int, total: int | None) -> list[int]:

@@ -20,8 +20,9 @@ class Reformer(AttentionForm):
     Time and memory of training and prefill grow with n · chunk · hashes; decoding compares one query with the cached keys'
     hashes and saves nothing over exact attention. Published, tokens are sorted by bucket, and chunks of the sorted order attend
     to themselves and the chunk before; the rounds of hashing are weighted by their softmax sums, so a key met in several rounds
-    counts as often. On a causal model later tokens move the borders of chunks and so change earlier outputs: it leaks the
-    future. `form = "causal"` sees the last `chunk` earlier keys of the same bucket in each round: no later token changes it.
+    counts as often (the paper's appendix divides by that number, the usual implementations do not). On a causal model later
+    tokens move the borders of chunks and so change earlier outputs: it leaks the future. `form = "causal"` sees the last
+    `chunk` earlier keys of the same bucket in each round: no later token changes it.
 
     The paper trains models whose keys are their queries (`shared_qk`, on their direction alone): a model with a key projection
     would lose it. By default queries and keys are hashed by the same rotations, each query sees the keys where it would stand

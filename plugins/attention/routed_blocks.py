@@ -22,6 +22,17 @@ class RoutedPast(Growing):
     routed: Tensor | None = None
     """(B), whether a token has gone into it."""
 
+    def reset(self) -> None:
+        """As new."""
+        super().reset()
+        self.mean_keys = self.route = self.routed = None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Beam search: rows move."""
+        super().reorder_cache(beam_idx)
+        kept = (x if x is None else x.index_select(0, beam_idx) for x in (self.mean_keys, self.route, self.routed))
+        self.mean_keys, self.route, self.routed = kept
+
 
 @dataclass(frozen=True)
 class RoutedBlocks(Form):
@@ -48,7 +59,7 @@ class RoutedBlocks(Form):
     def _chosen(self, heads: Heads, past: Any) -> Tensor:
         blocks = query_blocks(heads, self.size)
         scores = self._routes(heads, blocks, past) @ self._mean_keys(heads, past).transpose(-1, -2)
-        rows, candidates = (torch.tensor(range_, device=scores.device) for range_ in (blocks, range(blocks.stop)))
+        rows, candidates = (torch.arange(start, blocks.stop, device=scores.device) for start in (blocks.start, 0))
         barred = candidates >= rows[:, None] if heads.causal else candidates == rows[:, None]
         best = scores.masked_fill(barred | scores.isnan(), -torch.inf).topk(min(self.count, blocks.stop) - 1)
         others = best.indices.masked_fill(best.values == -torch.inf, -1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .chunks import Chunks, Plan, Rule
 
-_SCORES = 2**18  # in a slab: what stays in a processor's cache
+_SCORES = {"cpu": 2**18, "cuda": 2**25}  # in a slab: what stays in a core's cache, what keeps a GPU busy
 
 
 class Slab(NamedTuple):
@@ -29,15 +29,17 @@ class Operands:
     """Queries, keys and values, of which slabs are taken. Keys and values are put in the order of their buckets once."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, planned: Plan, rule: Rule) -> None:
-        self.q, self.k, self.v, self.planned, self.chunk = q, k, v, planned, rule.chunk
+        # Rows of what lies in another order would be a copy of everything, for each slab.
+        self.q, self.k, self.v = q.contiguous(), k.contiguous(), v.contiguous()
+        self.planned, self.chunk = planned, rule.chunk
         batch, heads, tokens, _ = k.shape
         head = torch.arange(batch * heads, device=k.device).view(batch, heads, 1, 1, 1)
         rows = planned.keys.position.clamp(min=0) + tokens * head
-        self._sorted = [rows_of(x, rows).view(-1, rule.chunk * x.shape[-1]) for x in (k, v)]
+        self._sorted = [rows_of(x, rows).view(-1, rule.chunk * x.shape[-1]) for x in (self.k, self.v)]
 
     def slabs(self) -> Iterator[Slab]:
         """All of them in turn."""
-        count, step = len(self.planned.chunks.row), max(1, _SCORES // (2 * self.chunk**2))
+        count, step = len(self.planned.chunks.row), max(1, _SCORES[self.k.device.type] // (2 * self.chunk**2))
         for start in range(0, count, step):
             part = slice(start, min(count, start + step))
             chunks = Chunks(*(tensor[part] for tensor in self.planned.chunks))

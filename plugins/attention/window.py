@@ -65,7 +65,7 @@ class Ring(PastLayer):
             slots = self._slots(self._kept())
             key_states = torch.cat([self.keys[:, :, slots], key_states], dim=2)
             value_states = torch.cat([self.values[:, :, slots], value_states], dim=2)
-        self._given = torch.cat([self._kept(), torch.arange(self.seen, self.seen + new)])
+        self._given = torch.cat([self._kept(), self._positions(self.seen, self.seen + new)])
         self.seen += new
         kept = self._kept()
         at = torch.searchsorted(self._given, kept)
@@ -81,7 +81,10 @@ class Ring(PastLayer):
     def _kept(self) -> Tensor:
         """Positions of the tokens in the ring, in time's order."""
         first = min(self.first, self.seen)
-        return torch.cat([torch.arange(first), torch.arange(max(first, self.seen - self.window), self.seen)])
+        return torch.cat([self._positions(0, first), self._positions(max(first, self.seen - self.window), self.seen)])
+
+    def _positions(self, start: int, stop: int) -> Tensor:
+        return torch.arange(start, stop, device=self.device)  # beside the keys: a GPU would wait for numbers from elsewhere
 
     def _slots(self, positions: Tensor) -> Tensor:
         return torch.where(positions < self.first, positions, self.first + (positions - self.first) % self.window)

@@ -19,7 +19,8 @@ class TinyDecoder(ModelSource):
     """A causal byte-level Llama of 2 layers and 64 channels with a token shift: each token also knows the one before it.
 
     Without the shift (an embedding of the previous token, added) a model this small needs far longer than a benchmark has until
-    its first layer looks one token back, and then learns no recall at all.
+    its first layer looks one token back, and then learns no recall at all. `tiny-decoder:LAYERSxHIDDENxHEADS` is one of another
+    size, its feed-forward layer twice as wide as the rest.
     """
 
     name: ClassVar = "tiny-decoder"
@@ -28,15 +29,19 @@ class TinyDecoder(ModelSource):
     shape: ClassVar = ModelFacts(model_type="llama", causal=True, **_SHAPE)
 
     def facts(self) -> ModelFacts:
-        """The shape, which is fixed."""
-        if self.argument is not None:
-            raise InputError(f"model {self.label}: {self.name} takes no argument")
-        return self.shape
+        """The shape above, or that of the argument, with a context that is as good as endless."""
+        if self.argument is None:
+            return self.shape
+        layers, hidden, heads = self.sizes("LAYERS", "HIDDEN", "HEADS", default="2x64x2")
+        if hidden % (2 * heads):
+            raise InputError(f"model {self.label}: {hidden} channels do not make {heads} heads of an even size")
+        sizes = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": heads, "intermediate": 2 * hidden}
+        return self.shape.model_copy(update=sizes | {"context": 2**20})
 
     def weights_hash(self) -> str:
         """Hash of the shape and of the code that draws the weights."""
         made_by = (Path(__file__).parent / "modeling.py").read_bytes()
-        return hashlib.sha256(self.shape.model_dump_json().encode() + made_by).hexdigest()[:16]
+        return hashlib.sha256(self.facts().model_dump_json().encode() + made_by).hexdigest()[:16]
 
     def load(self, request: LoadRequest, seed: int) -> "nn.Module":
         """New weights from the seed, the same for all stacks of a round."""
@@ -45,7 +50,7 @@ class TinyDecoder(ModelSource):
         if request.quantization_config is not None:
             raise InputError(f"model {self.label}: random weights cannot be quantized while they are loaded")
         with seeded(seed):
-            return modeling.build(self.shape, request)
+            return modeling.build(self.facts(), request)
 
     def tokenizer(self) -> Tokenizer:
         """Bytes."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EuroBertConfig, EuroBertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from effbench.plugin import LoadRequest, ModelFacts
+from effbench.plugin import InputError, LoadRequest, ModelFacts
 
 # Of new weights, times √hidden. transformers' 0.02 is this for some 600 channels; in a model of 64 it makes all attention
 # scores so nearly equal that thousands of steps pass before a head looks anywhere.
@@ -32,6 +32,8 @@ class _TokenShift(PreTrainedModel):  # type: ignore[misc]  # transformers is not
         inputs_embeds: Tensor | None = None,
         **keywords: Any,
     ) -> Any:
+        if input_ids is None and inputs_embeds is not None:
+            raise InputError("a model with a token shift takes tokens, not embeddings: use a prefix, not virtual embeddings")
         if input_ids is not None:
             before = getattr(past_key_values, "last_token", torch.zeros_like(input_ids[:, :1]))
             shifted = torch.cat([before, input_ids[:, :-1]], dim=1)

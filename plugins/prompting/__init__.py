@@ -1,6 +1,6 @@
 """Virtual tokens: prompt tuning, P-tuning, prefix tuning. This card needs no torch; the module lies beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -101,6 +101,13 @@ class PrefixTuning(_VirtualTokens):
 
     projection: bool = Field(default=False, description="compute keys and values by a trained network of two layers")
     projection_hidden: int = Field(default=128, ge=1, description="features inside that network")
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """Every layer gets as many heads of keys and values."""
+        for technique in earlier:
+            if technique.family == "pruning" and "attention heads" in technique.sets:
+                return f"{technique.name} leaves each layer a number of heads of its own, and {self.name} gives all as many"
+        return None
 
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Freeze the model and put the trained keys and values into its cache."""

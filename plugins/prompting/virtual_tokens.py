@@ -92,18 +92,17 @@ class VirtualKeysAndValues(VirtualTokens):
 
     def __init__(self, model: nn.Module, encoder: nn.Module, count: int, *, causal: bool) -> None:
         super().__init__(model, encoder, count)
-        self._causal = causal
+        self._causal, self._shape = causal, _key_value_shape(model)
 
     def _inputs(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
         config = self.model.config
-        heads, width = _key_value_shape(config)
-        values = self._values().view(self.count, config.num_hidden_layers, 2, heads, width).permute(1, 2, 3, 0, 4)
+        values = self._values().view(self.count, config.num_hidden_layers, 2, *self._shape).permute(1, 2, 3, 0, 4)
         cache = DynamicCache(config=config)
         for layer, (keys, states) in enumerate(values):
             cache.update(keys.expand(len(input_ids), -1, -1, -1), states.expand(len(input_ids), -1, -1, -1), layer)
         if not self._causal and attention_mask is not None:  # an encoder would cut it to the input's length
+            hidden = attention_mask[:, None, None] == 0  # the same for all heads and queries
             minimum = torch.finfo(self.model.dtype).min
-            hidden = (attention_mask[:, None, None] == 0).expand(-1, 1, input_ids.shape[1], -1)
             attention_mask = torch.zeros_like(hidden, dtype=self.model.dtype).masked_fill(hidden, minimum)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
 
@@ -133,7 +132,7 @@ def prompt_encoder(model: Any, count: int, kind: str, hidden: int) -> nn.Module:
 
 def prefix_encoder(model: Any, count: int, hidden: int | None) -> nn.Module:
     """Keys and values of every layer: free ones that start as those of random tokens, or through a network."""
-    heads, width = _key_value_shape(model.config)
+    heads, width = _key_value_shape(model)
     config = PrefixTuningConfig(
         num_virtual_tokens=count,
         token_dim=heads * width,
@@ -158,7 +157,10 @@ def _width(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[1])
 
 
-def _key_value_shape(config: Any) -> tuple[int, int]:
-    """Heads of keys and values, and the features of each."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _key_value_shape(model: Any) -> tuple[int, int]:
+    """Heads of keys and values, and the features of each; the model tells, for its config may count heads that are gone."""
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    _, heads, _, width = cache.layers[0].keys.shape
+    return heads, width

@@ -63,6 +63,15 @@ def test_what_a_constant_reaches_too_is_marked_and_not_ranked(tmp_path, rounds):
     assert note.endswith("not ranked: `constant`, `lost`, `lucky`")
 
 
+def test_what_has_no_score_beside_rows_that_have_one_is_not_ranked(tmp_path):
+    cell = make_cell("fast", techniques=(("fast", {}),))
+    record = make_record(cell=cell, quality=None, tokens_per_s=9000)
+    (tmp_path / f"{record.cell_id}.r1.json").write_text(record.model_dump_json())
+    _, rows = board_of(tmp_path, {"full": KNOWS})
+    assert rows["status"].to_dict() == {"full": "ok", "fast": "no score to tell it from chance"}
+    assert list(rows.index[rows["rank"].notna()]) == ["full"]
+
+
 def test_a_baseline_at_chance_is_said_to_show_nothing(tmp_path):
     board, rows = board_of(tmp_path, {"full": guesses(0.27, 1), "other": KNOWS})
     assert rows.loc["full", "status"] == "at chance"

@@ -29,6 +29,15 @@ def test_one_row_per_trial_and_metric(tmp_path):
     assert len(frame) == len(record.metrics) + 3
 
 
+def test_the_allocator_is_a_setting_where_it_is_not_the_default(tmp_path):
+    settings = [
+        tidy([(tmp_path / "x.json", make_record(cell=make_cell(allocator=allocator)))])["settings"][0]
+        for allocator in ("default", "keep")
+    ]
+    assert "allocator" not in settings[0]
+    assert settings[1] == settings[0].replace("threads 1", "threads 1, allocator keep")
+
+
 def test_failed_trial_is_one_row_without_a_metric(tmp_path):
     record = make_record(status="oom", error="no memory", metrics={}, quality=None)
     frame = tidy([(tmp_path / "x.json", record)])

@@ -159,6 +159,16 @@ def test_the_estimate_of_each_cell_adds_up(catalog):
     assert guess.minutes == pytest.approx(2 * sum(guess.seconds.values()) / 60)
 
 
+def test_an_allocator_that_the_system_does_not_have_is_refused(catalog, monkeypatch):
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    [cell] = plan(suite(allocator="keep"), catalog).cells
+    assert cell.allocator == "keep"
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert plan(suite(), catalog).cells
+    with pytest.raises(InputError, match=r'allocator = "keep" is a setting of glibc.*use "default"$'):
+        plan(suite(allocator="keep"), catalog)
+
+
 def test_a_workload_says_which_cells_it_does_not_have(catalog):
     planned = plan(suite(axes={"seq_len": [40, 48]}, models=["tiny-encoder"], workloads=["recall:4@32"]), catalog)
     assert [cell.seq_len for cell in planned.cells] == [48]

@@ -220,8 +220,31 @@ def test_models_from_scratch_have_the_weights_of_the_seed(name):
     assert not torch.equal(one.previous.weight, other.previous.weight)
     assert source.from_scratch
     assert not source.trained
-    with pytest.raises(InputError, match="takes no argument"):
-        CATALOG.model(f"{name}:4").facts()
+
+
+@FROM_SCRATCH
+def test_models_from_scratch_come_in_other_sizes(name):
+    sized = CATALOG.model(f"{name}:1x64x4")
+    facts = sized.facts()
+    assert (facts.layers, facts.hidden, facts.heads, facts.kv_heads, facts.intermediate) == (1, 64, 4, 4, 128)
+    assert facts.context == 2**20
+    assert sized.weights_hash() != CATALOG.model(name).weights_hash()
+    config = sized.load(LoadRequest(dtype="float32"), 0).config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (1, 64, 4)
+
+
+@FROM_SCRATCH
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("4", "write {name}:LAYERSxHIDDENxHEADS with whole numbers from 1, as {name}:2x64x2"),
+        ("1x64x3", "64 channels do not make 3 heads of an even size"),
+        ("1x12x4", "12 channels do not make 4 heads of an even size"),
+    ],
+)
+def test_a_size_that_is_none_is_one_clear_line(name, argument, words):
+    with pytest.raises(InputError, match=words.format(name=name)):
+        CATALOG.model(f"{name}:{argument}").facts()
 
 
 @FROM_SCRATCH
@@ -266,6 +289,14 @@ def test_a_label_is_learnt_where_its_kind_of_model_predicts_it(name):
     place = 5 if source.facts().causal else 6
     expected = torch.nn.functional.cross_entropy(output.logits[:, place], labels[:, 6])
     torch.testing.assert_close(output.loss, expected)
+
+
+@FROM_SCRATCH
+def test_the_token_shift_needs_tokens(name):
+    """Virtual embeddings before them would come without the shift, and decoded tokens with it."""
+    model = CATALOG.model(name).load(LoadRequest(dtype="float32"), 0)
+    with pytest.raises(InputError, match="takes tokens, not embeddings"):
+        model(inputs_embeds=torch.zeros(1, 3, model.config.hidden_size))
 
 
 def test_the_token_shift_decodes_as_it_reads():

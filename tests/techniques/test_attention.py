@@ -209,6 +209,39 @@ def test_a_causal_form_sees_no_later_token_unless_it_is_known_to_leak(name):
     assert torch.equal(before, after) is (name != "topk published")
 
 
+@pytest.mark.parametrize("padding", [None, "left"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("name", FORMS)
+def test_values_as_wide_as_keys_are_weighted_as_others_are(name, causal, padding):
+    """PyTorch's fused kernel takes them, and not the unit vectors by which weights are read off."""
+    heads = heads_of(401, causal=causal, padding=padded(401, padding))
+    attended = FORMS[name](Layer(), heads).transpose(1, 2)
+    expected = weights_of(FORMS[name], heads) @ heads.v.repeat_interleave(2, 1)
+    torch.testing.assert_close(attended, expected, atol=1e-10, rtol=0)
+
+
+class Called(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operators = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_backward_pass_does_not_attend_again(name):
+    heads = heads_of(401)
+    inputs = [x.requires_grad_() for x in (heads.q, heads.k, heads.v)]
+    attended = FORMS[name](Layer(), heads)
+    with Called() as called:
+        torch.autograd.grad(attended.sum(), inputs)
+    kernel = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert f"{kernel}_backward" in called.operators
+    assert kernel not in called.operators
+
+
 SMALL = {
     "window": Window(5),
     "longformer": Window(5, first=2),

@@ -134,6 +134,22 @@ def test_forms_and_lora_go_with_fewer_heads(name, form, base):
     assert torch.tensor(Harness(base, stack).train()).isfinite().all()
 
 
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    "fewer", [("grouped_query", {}), ("structured_pruning", {"what": "heads", "share": 0.5, "at": "apply"})], ids=lambda u: u[0]
+)
+def test_a_prefix_has_as_many_heads_as_are_left(fewer, base):
+    harness = Harness(base, [CATALOG.technique(*fewer), CATALOG.technique("prefix_tuning", {"tokens": 5})])
+    harness.train()
+    assert logits_of(harness.infer(), IDS).isfinite().all()
+
+
+def test_a_prefix_behind_layers_of_different_heads_is_refused_when_planning():
+    prefix, pruning = CATALOG.technique("prefix_tuning", {}), CATALOG.technique("head_pruning", {})
+    assert "a number of heads of its own" in prefix.unsupported_after([pruning])
+    assert prefix.unsupported_after([CATALOG.technique("grouped_query", {})]) is None
+
+
 def test_config_tells_of_grouped_heads():
     model = Harness(llama, [CATALOG.technique("grouped_query", {"groups": 1})]).model
     assert model.config.num_key_value_heads == 1

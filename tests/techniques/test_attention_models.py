@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from effbench_plugins.attention.cache import PastLayer
+from effbench_plugins.attention.cache import PastLayer, attention_modules
 from effbench_plugins.attention.form import Form
 from effbench_plugins.attention.interface import install, install_cache
 from effbench_plugins.attention.window import Window
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import DistilBertConfig, DistilBertForMaskedLM, MistralConfig, MistralForCausalLM
 
 from effbench.plugin import InputError
 from tests.techniques.conftest import BASES, CATALOG, Harness, bert, cell_of, gpt2, llama, logits_of, t5
@@ -73,6 +73,21 @@ def test_padding_on_the_right_is_as_if_the_row_were_shorter(name, base):
     inference = inference_of(base, name, SMALL[name])
     alone = with_mask(inference, IDS[:1, :27], mask[:1, :27])
     torch.testing.assert_close(with_mask(inference, IDS, mask)[:1, :27], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 9, 17, 33, 65, 127])
+@pytest.mark.parametrize("name", [*SMALL, "performer", "reformer"])
+def test_no_later_token_is_seen_at_any_length(name, length):
+    """In float64, where rounding does not hide a small leak, and by perturbing, for a choice has no gradient."""
+    model = inference_of(llama, name, SMALL.get(name, {})).model.double()
+    ids = torch.randint(1, 256, (2, length), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = model(input_ids=ids, use_cache=False).logits
+        for cut in {length // 2, length - 1}:
+            changed = torch.cat([ids[:, :cut], 256 - ids[:, cut:]], dim=1)
+            after = model(input_ids=changed, use_cache=False).logits
+            torch.testing.assert_close(after[:, :cut], before[:, :cut], atol=1e-12, rtol=0)
+    assert before.isfinite().all()
 
 
 @pytest.mark.parametrize("parts", [[30], [1, 1, 28], [13, 17], [5, 1, 7, 9]])
@@ -223,6 +238,65 @@ def test_what_the_plan_cannot_know_is_refused_when_the_model_is_there():
         model(IDS[:, :4], attention_mask=torch.ones(2, 1, 4, 4))
     with pytest.raises(InputError, match="softcap"):
         model(IDS, softcap=3.0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_sequences_packed_into_one_row_are_refused(name):
+    model = inference_of(llama, name, SMALL[name]).model
+    restarting = torch.cat([torch.arange(12), torch.arange(28)]).expand(2, -1)
+    with pytest.raises(InputError, match="one sequence a row"):
+        model(IDS, position_ids=restarting, use_cache=False)
+    with pytest.raises(InputError, match="one sequence a row"):
+        model(IDS, cu_seq_lens_q=torch.tensor([0, 12, 40]))
+    assert model(IDS, position_ids=torch.arange(40)[None], use_cache=False).logits.isfinite().all()
+
+
+def test_two_sided_windows_of_a_models_own_are_refused_when_planning():
+    cell = cell_of(bert)
+    facts = cell.facts.model_copy(update={"model_type": "modernbert"})
+    cell = cell.model_copy(update={"facts": facts})
+    assert all("two-sided windows" in CATALOG.technique(name, {}).unsupported(cell) for name in SMALL)
+    assert CATALOG.technique("head_pruning", {}).unsupported(cell) is None
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("base", [llama, gpt2, bert])
+@pytest.mark.parametrize("name", SMALL)
+def test_stands_before_or_behind_a_prefix(name, base, order):
+    """Which an encoder takes in a mask of its own; what is padded stays hidden."""
+    stack = [CATALOG.technique(name, SMALL[name]), CATALOG.technique("prefix_tuning", {"tokens": 5})]
+    harness = Harness(base, stack[::order])
+    harness.train()
+    inference, mask = harness.infer(), torch.ones_like(IDS)
+    mask[0, 27:] = 0
+    changed = torch.where(mask.bool(), IDS, 255 - IDS)
+    before, after = (with_mask(inference, ids, mask)[mask.bool()] for ids in (IDS, changed))
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
+    if not harness.cell.facts.causal:
+        return
+    full = logits_of(inference, IDS)
+    with torch.no_grad():
+        _, cache = inference.prefill(inference, IDS[:, :30], torch.ones_like(IDS[:, :30]))
+        last, _ = inference.decode(inference, IDS[:, 30:31], cache)
+    torch.testing.assert_close(last, full[:, 30], atol=1e-4, rtol=0)
+
+
+def test_layers_that_do_not_know_their_number_are_given_one():
+    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
+    model = DistilBertForMaskedLM(DistilBertConfig(vocab_size=256, **sizes)).eval()
+    install(model, "test", Window(6))
+    assert [module.layer_idx for module in attention_modules(model)] == [0, 1]
+    assert model(IDS).logits.isfinite().all()
+
+
+FORMS = [name for name in CATALOG.techniques.names() if hasattr(CATALOG.technique(name, {}), "build")]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_student_is_made_before_it_is_given_a_form(name):
+    form, student = CATALOG.technique(name, {}), CATALOG.technique("distillation", {})
+    assert f"list {name} behind it" in form.unsupported_before([student])
+    assert form.unsupported_after([student]) is None
 
 
 @pytest.mark.parametrize("base", BASES.values())

@@ -394,6 +394,13 @@ def test_what_cannot_be_is_refused_when_planned(name, options, base, reason):
     assert reason in CATALOG.technique(name, options).unsupported(cell_of(BASES[base]))
 
 
+def test_linformer_is_refused_beside_what_makes_sequences_longer():
+    linformer, prompt = CATALOG.technique("linformer", {}), CATALOG.technique("prompt_tuning", {})
+    assert "prompt_tuning adds to them" in linformer.unsupported_after([prompt])
+    assert "prompt_tuning adds to them" in linformer.unsupported_before([prompt])
+    assert linformer.unsupported_after([CATALOG.technique("lora", {})]) is None
+
+
 def test_buckets_are_a_power_of_two():
     with pytest.raises(InputError, match="12 buckets"):
         CATALOG.technique("reformer", {"buckets": 12})

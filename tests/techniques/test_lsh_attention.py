@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from effbench_plugins.attention import hashing, lsh
+from effbench_plugins.attention import hashing, lsh, slabs
 from effbench_plugins.attention.chunks import Hashes, Rule
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.techniques.heads import WIDTH, hashed, heads_of, repeated, right_padding, tensors
 
@@ -141,6 +142,32 @@ def test_lsh_drops_the_same_weights_in_both_directions():
     assert not torch.allclose(attention(q, k, constant), constant[:, :1])
     assert float(attention(q, k, constant).detach().mean()) == pytest.approx(1, abs=0.15)
     assert torch.equal(attention(q, k, v, dropout=0.0), lsh.attend(heads_of(q, k, v), buckets, rule))
+
+
+class Copies(TorchDispatchMode):
+    """Counts those of tensors of this size."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += function.name() in {"aten::clone", "aten::copy_"} and result.numel() == self.size
+        return result
+
+
+def test_lsh_does_not_copy_everything_for_each_slab(monkeypatch):
+    """Models give heads that are views of (B, n, H, d), of which no list of rows is a view."""
+    rule, copies = Rule(chunk=4, strict=True, causal=True, shared=False), {}
+    inputs = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in tensors(96, kv_heads=4)]
+    buckets = hashed(*inputs[:2])
+    for scores in (2**5, 2**20):
+        monkeypatch.setattr(slabs, "_SCORES", {"cpu": scores})
+        with Copies(inputs[0].numel()) as counted:
+            torch.autograd.grad(lsh.attend(heads_of(*inputs), buckets, rule).transpose(1, 2).contiguous().sum(), inputs)
+        copies[scores] = counted.count
+    assert copies[2**5] == copies[2**20] > 0
 
 
 @pytest.mark.parametrize("buckets", [4, 128])
