@@ -6,14 +6,11 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from math import prod
 from typing import Any, Literal
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
 from effbench.plan.memory import predict
+from effbench.plan.reasons import PHASES, why_no_cell, why_no_phases
 from effbench.plan.suite import PLAIN_AXES, ForWorkload, Suite, Use
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell, ModelFacts
@@ -22,7 +19,6 @@ from effbench.plugin.technique import Technique
 from effbench.store.machine import gpus
 
 _DEFAULT_AXES: dict[str, list[Any]] = {"seq_len": [128], "batch_size": [1], "world_size": [1]}
-PHASES: tuple[Literal["train", "infer"], ...] = ("train", "infer")
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,10 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
         techniques = validator.techniques(cell)
         cell = _split(cell, techniques)  # noqa: PLW2901 - the same cell, now with its share of the batch
         workload = workload_objects[workloads[cell.workload]]
-        if reason := _reason_to_skip(cell, techniques, validator) or workload.unsupported(cell):
+        if reason := why_no_cell(cell, techniques) or workload.unsupported(cell):
             skips.append(Skip(cell, reason))
             continue
-        reasons = _phase_reasons(cell, techniques, workload.phases)
+        reasons = why_no_phases(cell, techniques, workload.phases)
         needs = predict(cell, techniques, [p for p in PHASES if p not in reasons], suite.limits.memory_gb)
         reasons |= needs.reasons()
         if len(reasons) == len(PHASES):
@@ -105,7 +101,6 @@ class _Validator:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._techniques: dict[str, Technique] = {}
-        self._missing: dict[str, str | None] = {}
 
     def techniques(self, cell: Cell) -> list[Technique]:
         found = []
@@ -115,11 +110,6 @@ class _Validator:
                 self._techniques[key] = self._catalog.technique(name, options)
             found.append(self._techniques[key])
         return found
-
-    def missing(self, distribution: str) -> str | None:
-        if distribution not in self._missing:
-            self._missing[distribution] = _missing(distribution)
-        return self._missing[distribution]
 
 
 def _check_allocator(suite: Suite) -> None:
@@ -236,36 +226,6 @@ def _merged(use: Use, option_axes: dict[str, Any]) -> dict[str, Any]:
     return use.options | own
 
 
-def _reason_to_skip(cell: Cell, techniques: Sequence[Technique], validator: _Validator) -> str | None:
-    for distribution in (d for technique in techniques for d in technique.requires):
-        if reason := validator.missing(distribution):
-            return reason
-    if reason := _conflict(techniques):
-        return reason
-    degrees = prod(technique.degree(cell.world_size) for technique in techniques)
-    if degrees != cell.world_size and any(technique.dimension for technique in techniques):
-        return f"the stack's parallel degrees multiply to {degrees}, not to the world size {cell.world_size}"
-    if cell.batch_size % cell.data_ranks:
-        return f"batch_size {cell.batch_size} cannot be split over {cell.data_ranks} data-parallel ranks"
-    if cell.seq_len > cell.facts.context:
-        return f"seq_len {cell.seq_len} is beyond the model's context of {cell.facts.context}"
-    return next((reason for technique in techniques if (reason := technique.unsupported(cell))), None)
-
-
-def _conflict(techniques: Sequence[Technique]) -> str | None:
-    """Why these techniques cannot be in one stack, or not in this order."""
-    taken: dict[str, str] = {}
-    for place, technique in enumerate(techniques):
-        for setting in technique.sets:
-            if setting in taken:
-                return f"{taken[setting]} and {technique.name} both set {setting}: a stack can have one of them"
-            taken[setting] = technique.name
-        earlier, later = techniques[:place], techniques[place + 1 :]
-        if reason := technique.unsupported_after(earlier) or technique.unsupported_before(later):
-            return reason
-    return None
-
-
 def _split(cell: Cell, techniques: Sequence[Technique]) -> Cell:
     """The cell with its batch over the stack's data-parallel ranks; under weak scaling the batch grows with them."""
     ranks = prod(technique.degree(cell.world_size) for technique in techniques if technique.dimension == "dp")
@@ -282,36 +242,3 @@ def _single_rank_notes(suite: Suite, single: Collection[str]) -> Iterator[str]:
     if single and (larger := [size for size in suite.axes.get("world_size", ()) if size > 1]):
         sizes, stacks = ", ".join(map(str, larger)), ", ".join(sorted(single))
         yield f"world_size {sizes}: nothing in {stacks} uses several ranks, measured on one; add ddp"
-
-
-def _phase_reasons(cell: Cell, techniques: Sequence[Technique], workload_phases: Sequence[str]) -> dict[str, str]:
-    reasons: dict[str, str] = {}
-    for phase in PHASES:
-        if phase not in cell.phases:
-            reasons[phase] = "the suite does not ask for it"
-        elif phase not in workload_phases:
-            reasons[phase] = f"workload {cell.workload} has no {phase} phase"
-        elif reason := next((r for t in techniques if (r := t.unsupported_phase(cell, phase))), None):
-            reasons[phase] = reason
-    if "infer" not in reasons and cell.facts.causal and cell.seq_len + cell.new_tokens > cell.facts.context:
-        reasons["infer"] = f"prompt and new tokens pass the model's context of {cell.facts.context}"
-    return reasons
-
-
-def _missing(distribution: str) -> str | None:
-    """The pip line that would add a distribution, or None where it is installed."""
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        for line in metadata.requires("effbench") or ():
-            requirement = Requirement(line)
-            if (
-                canonicalize_name(requirement.name) == canonicalize_name(distribution)
-                and requirement.marker
-                and "extra ==" in str(requirement.marker)
-            ):
-                extra = str(requirement.marker).rpartition("extra ==")[2].strip(" \"'")
-                if extra != "test":
-                    return f"needs {distribution}: pip install 'effbench[{extra}]'"
-        return f"needs {distribution}: pip install {distribution}"
-    return None
