@@ -39,6 +39,18 @@ def test_batches_and_prompts_have_the_cells_shape_and_come_from_their_splits(nam
     assert piece in train
 
 
+@pytest.mark.parametrize("length", [16_384, 131_072])
+def test_docs_fills_long_sequences_with_text_and_evaluates_each_document_in_one_window(length):
+    workload, cell = CATALOG.workload("docs"), make_cell(batch_size=1, seq_len=length, quality_documents=3)
+    [batch] = workload.training_batches(TOKENIZER, cell, 1, seed=1)
+    assert batch["input_ids"].shape == workload.prompts(TOKENIZER, cell).shape == (1, length)
+    assert batch["attention_mask"].all()
+    assert (batch["labels"] >= 0).all()
+    seen: list[int] = []
+    workload.quality(lambda ids, mask: seen.extend(mask.sum(1).tolist()) or uniform(ids, mask), TOKENIZER, cell)
+    assert len(seen) == 3  # no document of this text is longer
+
+
 def test_the_seed_orders_the_training_data_and_nothing_else():
     workload, cell = CATALOG.workload("docs"), make_cell()
     one, same, other = (workload.training_batches(TOKENIZER, cell, 1, seed=s)[0]["input_ids"] for s in (1, 1, 2))
