@@ -69,9 +69,8 @@ class Run:
 
     def __post_init__(self) -> None:
         """Open the store and look at what is already there."""
-        suite = self.plan.suite
-        self.store = Store(self.results, this_machine(), suite.name)
-        self.store.open(suite.model_copy(update={"models": list(self.plan.models), "workloads": list(self.plan.workloads)}))
+        self.store = Store(self.results, this_machine(), self.plan.suite.name)
+        self.store.open(self.plan.labelled_suite())
         self._fingerprints = Fingerprints(self.plan, self.catalog)
         found = self.store.read()
         self.problems = found.problems

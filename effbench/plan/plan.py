@@ -51,6 +51,17 @@ class Plan:
         own = self.suite.for_workload.get(self.workloads.get(cell.workload, ""))
         return min(asked, own.rounds) if own and own.rounds else asked
 
+    def labelled_suite(self) -> Suite:
+        """The suite with labels in place of references, which may hold paths: so it may stand beside records."""
+        label_of = {reference: label for label, reference in self.models.items()}
+        own: dict[str, ForWorkload] = {}
+        for label, reference in self.workloads.items():
+            if found := self.suite.for_workload.get(reference):
+                models = found.models and [label_of[model] for model in found.models]
+                own[label] = found.model_copy(update={"models": models})
+        names = {"models": list(self.models), "workloads": list(self.workloads)}
+        return self.suite.model_copy(update=names | {"for_workload": own})
+
     def skip_reasons(self) -> list[tuple[str, int]]:
         """Each reason for skipping, and how many cells it took."""
         return Counter(f"{skip.cell.stack}: {skip.reason}" for skip in self.skips).most_common()

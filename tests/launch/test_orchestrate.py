@@ -64,6 +64,17 @@ def test_a_workload_of_fewer_rounds_is_left_out_of_the_others(make):
     assert count == {(1, "docs"): 12, (1, "docstrings"): 12, (2, "docs"): 12}
 
 
+def test_the_suites_settings_are_left_without_paths(make, tmp_path):
+    text = tmp_path / "notes.jsonl"
+    text.write_text("\n".join(json.dumps({"text": f"Text {n}."}) for n in range(100)))
+    model, workload = f"config:{tmp_path / 'tiny.json'}", f"text:{text}"
+    suite = {"workloads": ["docs", workload], "for_workload": {workload: {"models": [model], "rounds": 1}}}
+    kept = (make(suite=suite).store.folder / "suite.json").read_text()
+    assert str(tmp_path) not in kept
+    own = json.loads(kept)["for_workload"]["text:notes.jsonl"]
+    assert (own["models"], own["rounds"]) == (["config:tiny.json"], 1)
+
+
 def test_an_interrupted_run_continues_the_same_schedule(make):
     first = make()
     finish(first, 5)
