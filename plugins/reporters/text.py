@@ -45,27 +45,32 @@ def three(value: float) -> str:
 def in_bytes(value: float) -> str:
     """`1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.3g} {unit}"
+        if value < 1023.5:
+            return f"{_plain(value)} {unit}"
         value /= 1024
-    return f"{value:.4g} TiB"
+    return f"{_plain(value)} TiB"
 
 
 def in_seconds(value: float) -> str:
     """`1.5 ms`."""
     for unit, size in (("s", 1), ("ms", 1e-3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:.0f} {unit}"
-    return f"{value / 1e-6:.3g} µs"
+        if value >= 0.9995 * size:  # less has three digits in the next unit
+            return f"{_plain(value / size)} {unit}"
+    return f"{_plain(value / 1e-6)} µs"
 
 
 def counted(value: float) -> str:
     """`1.5M`."""
     for unit in ("", "K", "M"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
+        if value < 999.5:
+            return f"{_plain(value)}{unit}"
         value /= 1000
-    return f"{value:.4g}B"
+    return f"{_plain(value)}B"
+
+
+def _plain(value: float) -> str:
+    """Three significant digits, or all before the point where those are more: `g` would write 1.01e+03."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def clean(text: str) -> str:

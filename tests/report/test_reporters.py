@@ -12,6 +12,7 @@ from effbench_plugins.reporters import (
     ScalingCsvReporter,
     TableReporter,
 )
+from effbench_plugins.reporters.text import counted, in_bytes, in_seconds
 
 from effbench.board.leaderboard import build
 from effbench.board.scaling import LENGTH_COLUMNS, SCALING_COLUMNS
@@ -188,6 +189,24 @@ def test_json_and_csv_have_growth_and_ratios_by_length(long_boards):
         rows = list(csv.DictReader(io.StringIO(reporter().render(long_boards))))
         assert set(columns_) | {"machine", "suite", "model", "workload"} <= rows[0].keys()
         assert len(rows) == len(frame)
+
+
+@pytest.mark.parametrize(
+    ("human", "value", "shown"),
+    [
+        (in_bytes, 1010 * 1024, "1010 KiB"),
+        (in_bytes, 1023.6 * 1024, "1 MiB"),
+        (in_bytes, 1500 * 2**40, "1500 TiB"),
+        (in_seconds, 0.9996, "1 s"),
+        (in_seconds, 0.9994e-3, "999 µs"),
+        (in_seconds, 999.7, "1000 s"),
+        (in_seconds, 0.0123, "12.3 ms"),
+        (counted, 999.7, "1K"),
+        (counted, 1_540_000, "1.54M"),
+    ],
+)
+def test_figures_have_no_exponents(human, value, shown):
+    assert human(value) == shown
 
 
 def test_no_boards_render(tmp_path):
