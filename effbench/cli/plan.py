@@ -48,6 +48,6 @@ def plan(
     for note in planned.notes:
         typer.echo(f"note: {note}")
     typer.echo(
-        f"{len(planned.cells)} cells × {count} rounds, {len(planned.skips)} skipped; "
+        f"{len(planned.cells)} cells, {count} rounds, {len(planned.skips)} skipped; "
         f"very roughly {guess.minutes:.1f} minutes and {guess.memory_gb:.1f} GB"
     )

@@ -50,10 +50,15 @@ def untouched_bytes(cell: Cell, phase: Phase) -> float:
     17 hidden with fused kernels, the sums here are those of transformers' Llama, measured. Logits: in training three float32
     copies of all of them (the model's own, the loss's, the gradient). In inference one layer's values are alive at a time,
     beside the cache of keys and values, and only the last position has logits, but for a model that is not causal.
+    A model without a feed-forward layer is attention alone: queries, keys, values and what is attended; then the gradients of
+    these, or the cache's copies of keys and values.
     """
     facts, size = cell.facts, _BYTES[cell.dtype]
     sequences = cell.batch_size / cell.data_ranks
     tokens = sequences * cell.seq_len
+    if not facts.intermediate:
+        copies = 8 if phase == "train" else 6 if facts.causal else 4
+        return copies * tokens * facts.hidden * size
     weights = facts.approximate_parameters * size
     if phase == "train":
         kept = tokens * facts.layers * (16 * facts.hidden + 4 * facts.intermediate) * size
@@ -79,4 +84,5 @@ def available_bytes(cell: Cell, limit_gb: float | None) -> float:
 
 
 def _gib(count: float) -> str:
-    return f"{count / 2**30:.3g} GiB"
+    gib = count / 2**30
+    return f"{gib:.3g} GiB" if gib < 999.5 else f"{gib:.0f} GiB"

@@ -56,7 +56,7 @@ class ModelSource(ABC):
 
     def sizes(self, *names: str, default: str) -> list[int]:
         """The argument's whole numbers, one for each name and an × between them: `4x64`."""
-        numbers = (self.argument or default).split("x")
+        numbers = (default if self.argument is None else self.argument).split("x")
         if len(numbers) != len(names) or not all(re.fullmatch("[1-9][0-9]*", number, re.ASCII) for number in numbers):
             form = "x".join(names)
             raise InputError(

@@ -163,6 +163,19 @@ def test_a_large_vocabulary_counts_in_training_and_long_prompts_in_the_cache():
     assert untouched_bytes(fewer, "infer") < untouched_bytes(small, "infer")
 
 
+@pytest.mark.parametrize("name", ["causal-attention:128x128", "two-sided-attention:128x128"])
+def test_the_attention_call_alone_needs_its_inputs_its_output_and_their_gradients(catalog, name):
+    facts = catalog.model(name).facts()
+    cell = make_cell(facts=facts, seq_len=2**17, batch_size=1, dtype="bfloat16", device="cuda")
+    one = 2**17 * 128 * 128 * 2
+    assert untouched_bytes(cell, "train") == 8 * one < 80 * GIB, "it fits on a GPU of 80 GB"
+    assert untouched_bytes(cell, "infer") == (6 if facts.causal else 4) * one
+
+
+def test_figures_beyond_a_thousand_are_written_out(make):
+    assert of_x(make([{"technique": "hoard", "gib": 1234}])) == {"train": "predicted to need 1234 GiB, 24 GiB are there"}
+
+
 def test_the_estimate_is_the_largest_prediction_of_what_is_measured(make):
     planned = make([{"technique": "hoard", "gib": 20}])
     assert 20 < estimate(planned, 1, {}).memory_gb < 20.1

@@ -182,7 +182,7 @@ def test_the_parameters_of_a_form_are_trained():
     assert len(before) == 3
 
 
-@pytest.mark.parametrize("argument", ["4", "4x", "x64", "4x64x2", "0x64", "4x-1", "fourx64"])
+@pytest.mark.parametrize("argument", ["", "4", "4x", "x64", "4x64x2", "0x64", "4x-1", "fourx64"])
 def test_a_size_that_is_none_is_one_clear_line(argument):
     with pytest.raises(
         InputError, match=r"write causal-attention:HEADSxSIZE with whole numbers from 1, as causal-attention:4x64$"
