@@ -74,7 +74,7 @@ def scaling_of(rows: Sequence[Row], bases: Mapping[str, Row | None], fit_from: i
         fits.setdefault((row.label, metric), []).append(found)
     scaling, lengths = _frame(grown, SCALING_COLUMNS), _frame(by_length, LENGTH_COLUMNS)
     own = scaling[scaling["stack"].isin([row.label for row in rows if bases[row.label] is row])]
-    notes = [*_fit_notes(fits), *_memory_notes(own)]
+    notes = [*_fit_notes(fits, fit_from), *_memory_notes(own)]
     return Scaling(scaling, lengths, notes)
 
 
@@ -116,11 +116,12 @@ def _columns(found: Fit) -> dict[str, Any]:
     return numbers | {"lengths": found.words, "classes": found.support.words}
 
 
-def _fit_notes(fits: Mapping[tuple[str, str], Sequence[Fit]]) -> Iterator[str]:
+def _fit_notes(fits: Mapping[tuple[str, str], Sequence[Fit]], fit_from: int | None) -> Iterator[str]:
     """Over which lengths the fits are, and which are over others or missing: those are not to be compared with the rest."""
     counts = Counter(found.words for of_one in fits.values() for found in of_one if found.exponent.n)
     if not counts:
-        yield f"how cost grows is fitted to {MIN_LENGTHS} lengths or more, all in one round: no stack has them"
+        where = f" from {fit_from} on" if fit_from else ""
+        yield f"how cost grows is fitted to {MIN_LENGTHS} lengths or more{where}, all in one round: no stack has them"
         return
     [(usual, _)] = counts.most_common(1)
     yield f"how cost grows is fitted over the lengths {usual}"

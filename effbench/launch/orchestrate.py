@@ -144,8 +144,8 @@ class Run:
     def _counts(self, record: Record) -> bool:
         """Whether a record stands for its trial: made by the present code, and not to be tried again."""
         good = record.status == "ok" and not record.dirty
-        lost = record.status == "skipped" and not self.out_of_memory.reason(record.cell)
-        finished = good or not (lost or self.retry_failed)
+        possible_now = record.status == "skipped" and not self.out_of_memory.reason(record.cell)
+        finished = good or not (possible_now or self.retry_failed)
         return finished and record.fingerprint == self._current.get(record.cell_id) and not self._fits_by_now(record)
 
     def _fits_by_now(self, record: Record) -> bool:

@@ -204,6 +204,12 @@ def test_the_suite_says_from_where_on_costs_are_fitted():
     assert set(board.by_length["seq_len"]) == set(LENGTHS)
 
 
+def test_where_too_few_lengths_remain_the_board_says_from_where_on_it_fits():
+    board = board_of(trials({"full": linear}), fit_from=4096)
+    assert np.isnan(row_of(board, "full")["exponent"])
+    assert "how cost grows is fitted to 3 lengths or more from 4096 on, all in one round: no stack has them" in board.notes
+
+
 def test_batch_sizes_are_apart():
     small = trials({"full": linear, "lean": linear}, batch_size=1)
     large = trials({"full": lambda n: 100 * quadratic(n), "lean": linear}, batch_size=8)
