@@ -23,22 +23,22 @@ EVERYWHERE = 0.0
 """Stands for a crossover at or below the shortest length, as infinity does for one beyond the longest."""
 
 
-class Family(NamedTuple):
+class Group(NamedTuple):
     """What the cells share whose costs are followed along the length."""
 
     batch_size: int
     dtype: str
 
 
-def families_of(rows: Iterable[Row]) -> list[Family]:
+def groups_of(rows: Iterable[Row]) -> list[Group]:
     """Every batch size and dtype by itself: costs of different ones are not points of one curve."""
-    return sorted({Family(batch, dtype) for row in rows for metric in COSTS for _, batch, dtype in row.shapes(metric)})
+    return sorted({Group(batch, dtype) for row in rows for metric in COSTS for _, batch, dtype in row.shapes(metric)})
 
 
-def lengths_of(row: Row | None, metric: str, family: Family) -> list[int]:
+def lengths_of(row: Row | None, metric: str, group: Group) -> list[int]:
     """The lengths at which a row has the metric."""
     shapes = row.shapes(metric) if row else ()
-    return sorted(length for length, *rest in shapes if tuple(rest) == family)
+    return sorted(length for length, *rest in shapes if tuple(rest) == group)
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,22 @@ class Curve:
     row: Row
     base: Row | None
     metric: str
-    family: Family
+    group: Group
 
     @cached_property
     def ratios(self) -> dict[int, Interval]:
         """Row / baseline at each length that both measured in one session, with its t interval over rounds."""
         if self.base is None or self.base is self.row:
             return {}
-        common = {*lengths_of(self.row, self.metric, self.family)} & {*lengths_of(self.base, self.metric, self.family)}
-        found = {n: ratio_interval(log_ratios(self.row, self.base, self.metric, {(n, *self.family)})) for n in sorted(common)}
+        common = {*lengths_of(self.row, self.metric, self.group)} & {*lengths_of(self.base, self.metric, self.group)}
+        found = {n: ratio_interval(log_ratios(self.row, self.base, self.metric, {(n, *self.group)})) for n in sorted(common)}
         return {length: interval for length, interval in found.items() if interval.n}
 
     def by_length(self) -> Iterator[dict[str, Any]]:
         """The cost at each length, and its ratio to the baseline's."""
-        for length in lengths_of(self.row, self.metric, self.family):
-            value = self.row.mean(self.metric, {(length, *self.family)})
-            own = len({t.round for t in self.row.values[self.metric] if t.shape == (length, *self.family)})
+        for length in lengths_of(self.row, self.metric, self.group):
+            value = self.row.mean(self.metric, {(length, *self.group)})
+            own = len({t.round for t in self.row.values[self.metric] if t.shape == (length, *self.group)})
             ratio = Interval(1.0, None, None, own) if self.base is self.row else self.ratios.get(length)
             shown = (
                 {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "rounds": ratio.n} if ratio else {"rounds": 0}
@@ -74,7 +74,7 @@ class Curve:
         """Where the row becomes at least as cheap as its baseline."""
         if self.base is self.row:
             return Crossover(math.nan, None, None, "baseline")
-        mine, theirs = (lengths_of(row, self.metric, self.family) for row in (self.row, self.base))
+        mine, theirs = (lengths_of(row, self.metric, self.group) for row in (self.row, self.base))
         if not self.ratios:
             return Crossover(math.nan, None, None, "no length in common" if theirs else "baseline not measured")
         return crossover(self.ratios, beyond=_beyond(max(self.ratios), mine, theirs))

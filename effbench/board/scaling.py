@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effbench.board.complexity import Support, supported
-from effbench.board.lengths import COSTS, Curve, Family, families_of, lengths_of
+from effbench.board.lengths import COSTS, Curve, Group, groups_of, lengths_of
 from effbench.board.rows import Row
 from effbench.board.stats import Array, Interval, mean_interval
 
@@ -58,17 +58,17 @@ class Fit:
 
 def scaling_of(rows: Sequence[Row], bases: Mapping[str, Row | None], fit_from: int | None) -> Scaling | None:
     """Of a board's rows, each with its baseline by label; None where nothing was measured at MIN_LENGTHS lengths."""
-    families = [family for family in families_of(rows) if _lengths(rows, family) >= MIN_LENGTHS]
-    if not families:
+    groups = [group for group in groups_of(rows) if _lengths(rows, group) >= MIN_LENGTHS]
+    if not groups:
         return None
     fits: dict[tuple[str, str], list[Fit]] = {}
     grown: list[dict[str, Any]] = []
     by_length: list[dict[str, Any]] = []
-    for row, metric, family in product(rows, COSTS, families):
-        if not lengths_of(row, metric, family):
+    for row, metric, group in product(rows, COSTS, groups):
+        if not lengths_of(row, metric, group):
             continue
-        curve, found = Curve(row, bases[row.label], metric, family), fit(row, metric, family, fit_from or 0)
-        identity = {"stack": row.label, "metric": metric, **family._asdict()}
+        curve, found = Curve(row, bases[row.label], metric, group), fit(row, metric, group, fit_from or 0)
+        identity = {"stack": row.label, "metric": metric, **group._asdict()}
         grown.append(identity | _columns(found) | curve.crossover().columns())
         by_length += [identity | entry for entry in curve.by_length()]
         fits.setdefault((row.label, metric), []).append(found)
@@ -85,26 +85,26 @@ def _frame(entries: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pd.
     return pd.DataFrame(entries, columns=[*columns]).astype({name: float for name in columns if name in _NUMBERS})
 
 
-def _lengths(rows: Sequence[Row], family: Family) -> int:
-    return len({length for row in rows for metric in COSTS for length in lengths_of(row, metric, family)})
+def _lengths(rows: Sequence[Row], group: Group) -> int:
+    return len({length for row in rows for metric in COSTS for length in lengths_of(row, metric, group)})
 
 
-def fit(row: Row, metric: str, family: Family, fit_from: int = 0) -> Fit:
+def fit(row: Row, metric: str, group: Group, fit_from: int = 0) -> Fit:
     """Over all lengths from `fit_from` on that the row has, in the rounds that have them all; empty below MIN_LENGTHS."""
-    lengths = [length for length in lengths_of(row, metric, family) if length >= fit_from]
+    lengths = [length for length in lengths_of(row, metric, group) if length >= fit_from]
     if len(lengths) < MIN_LENGTHS:
         return Fit((), Interval(math.nan, None, None, 0), Support())
-    logs, n = _complete_rounds(row, metric, family, lengths), np.array(lengths, dtype=float)
+    logs, n = _complete_rounds(row, metric, group, lengths), np.array(lengths, dtype=float)
     x = np.log(n) - np.log(n).mean()
     return Fit(tuple(lengths), mean_interval(logs @ x / (x @ x)), supported(n, logs))
 
 
-def _complete_rounds(row: Row, metric: str, family: Family, lengths: Sequence[int]) -> Array:
+def _complete_rounds(row: Row, metric: str, group: Group, lengths: Sequence[int]) -> Array:
     """Log costs (rounds, lengths). A round without one of the lengths would have another slope, and is left out."""
     rounds: dict[int, dict[int, list[float]]] = {}
     for trial, value in row.values.get(metric, {}).items():
         length, *rest = trial.shape
-        if value > 0 and tuple(rest) == family and length in lengths:
+        if value > 0 and tuple(rest) == group and length in lengths:
             rounds.setdefault(trial.round, {}).setdefault(length, []).append(math.log(value))
     complete = [logs for _, logs in sorted(rounds.items()) if len(logs) == len(lengths)]
     return np.array([[np.mean(logs[length]) for length in lengths] for logs in complete]).reshape(-1, len(lengths))
