@@ -156,9 +156,9 @@ class Run:
     def _write_skips(self) -> None:
         """Record what the plan skips; what was measured under another limit stays as it is."""
         measured: dict[str, list[Fingerprint]] = defaultdict(list)
-        for _, good in self.store.read().records:
-            if good.status == "ok":
-                measured[good.cell_id].append(good.fingerprint)
+        for _, earlier in self.store.read().records:
+            if earlier.status in ("ok", "oom"):
+                measured[earlier.cell_id].append(earlier.fingerprint)
         for skip in self.plan.skips:
             record = self._record(skip.cell, 1, _skipped(skip.reason))
             if record.fingerprint not in measured[record.cell_id]:

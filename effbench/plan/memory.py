@@ -25,7 +25,7 @@ class Memory:
     def reasons(self) -> dict[str, str]:
         """Why phases are skipped: what is predicted for them is not there."""
         return {
-            phase: f"{PREDICTED} {_gib(bytes_)}, {_gib(self.there)} are there"
+            phase: f"{PREDICTED} {_gib(bytes_)}, the limit is {_gib(self.there)}"
             for phase, bytes_ in self.needed.items()
             if bytes_ > self.there
         }

@@ -214,6 +214,10 @@ class Suite(_Part):
             for model in own.models or ():
                 if model not in self.models:
                     raise mistake(["for_workload", workload, "models"], str(unknown("model of this suite", model, self.models)))
+        chosen = [self.for_workload.get(workload, ForWorkload()).models for workload in self.workloads]
+        for model in self.models:
+            if not any(models is None or model in models for models in chosen):
+                raise mistake(["models"], f"{model!r} has no workload: every [for_workload] names other models")
         return self
 
     @model_validator(mode="after")

@@ -35,7 +35,7 @@ def test_a_cell_that_went_well_before_it_ran_out_of_memory_counts_trials():
 
 
 def test_a_phase_that_only_the_largest_cells_lack_is_not_called_skipped_everywhere():
-    reason = "predicted to need 34 GiB, 24 GiB are there"
+    reason = "predicted to need 34 GiB, the limit is 24 GiB"
 
     def without_training(record):
         metrics = {name: summary for name, summary in record.metrics.items() if not name.startswith("train.")}

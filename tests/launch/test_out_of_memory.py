@@ -84,7 +84,7 @@ def test_only_what_is_larger_and_else_the_same_is_left_out():
 
 def test_a_larger_cell_of_other_phases_is_tried():
     larger = make_cell(seq_len=128)
-    known = OutOfMemory({larger.id: {"train": "predicted to need 34 GiB, 24 GiB are there"}})
+    known = OutOfMemory({larger.id: {"train": "predicted to need 34 GiB, the limit is 24 GiB"}})
     known.add(make_cell(seq_len=64))
     assert known.reason(larger) is None
     assert known.reason(make_cell(seq_len=256)) is not None
@@ -158,12 +158,20 @@ def test_a_skip_of_the_plan_never_replaces_what_was_measured(make):
     assert kept == ["ok"] * 12
 
 
+def test_a_skip_of_the_plan_never_replaces_a_measured_out_of_memory(make):
+    execute(make(ooms=lambda cell: cell.stack == "full" and cell.seq_len == 16 and cell.batch_size == 1))
+    limited = make(memory_gb=1e-6)
+    execute(limited)
+    kept = [record.status for _, record in limited.store.read().records if record.cell.stack == "full"]
+    assert kept.count("oom") == 1
+
+
 def test_a_phase_that_fits_by_now_is_measured(make):
     first = make()
     for turn in first.pending():
-        phases = {"train": "skipped: predicted to need 34 GiB, 24 GiB are there", "infer": "ok"}
+        phases = {"train": "skipped: predicted to need 34 GiB, the limit is 24 GiB", "infer": "ok"}
         first.store.write(first._record(turn.cell, 1, {"status": "ok", "wall_s": 1.0, "phases": phases}), None)
     assert len(make().pending()) == 12
     run = make()
-    still = {cell.id: {"train": "predicted to need 34 GiB, 24 GiB are there"} for cell in run.plan.cells}
+    still = {cell.id: {"train": "predicted to need 34 GiB, the limit is 24 GiB"} for cell in run.plan.cells}
     assert replace(run, plan=replace(run.plan, phase_skips=still)).pending() == []

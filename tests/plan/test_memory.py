@@ -94,22 +94,22 @@ def test_a_cell_that_cannot_fit_is_skipped_and_the_next_smaller_one_measured(mak
     assert [(cell.stack, cell.seq_len) for cell in planned.cells] == [("full", 128), ("x", 128)]
     [reason] = {skip.reason for skip in planned.skips}
     assert reason.startswith("no train: predicted to need ")
-    assert reason.endswith(" GiB, 24 GiB are there")
+    assert reason.endswith(" GiB, the limit is 24 GiB")
 
 
 def test_a_phase_that_alone_does_not_fit_is_skipped_and_the_other_measured(make):
     hoard = {"technique": "hoard", "gib": 34}
-    assert of_x(make([hoard])) == {"train": "predicted to need 34 GiB, 24 GiB are there"}
-    assert of_x(make([hoard | {"phase": "infer"}])) == {"infer": "predicted to need 34 GiB, 24 GiB are there"}
+    assert of_x(make([hoard])) == {"train": "predicted to need 34 GiB, the limit is 24 GiB"}
+    assert of_x(make([hoard | {"phase": "infer"}])) == {"infer": "predicted to need 34 GiB, the limit is 24 GiB"}
     both = make([hoard, hoard | {"phase": "infer"}])
-    expected = "predicted to need 34 GiB, 24 GiB are there"
+    expected = "predicted to need 34 GiB, the limit is 24 GiB"
     assert reasons(both) == {"x": f"no train: {expected}; no infer: {expected}"}
 
 
 def test_what_techniques_add_is_summed_and_a_negative_share_saves(make):
     half = {"technique": "hoard", "gib": 13}
     assert of_x(make([half])) == {}
-    assert of_x(make([half, half])) == {"train": "predicted to need 26 GiB, 24 GiB are there"}
+    assert of_x(make([half, half])) == {"train": "predicted to need 26 GiB, the limit is 24 GiB"}
     assert of_x(make([half, half, {"technique": "hoard", "gib": -3}])) == {}
 
 
@@ -121,7 +121,7 @@ def test_a_technique_that_does_not_say_is_not_predicted(make):
 
 def test_the_suites_limit_is_believed_below_and_above_the_machines_memory(make):
     hoard = {"technique": "hoard", "gib": 20}
-    assert of_x(make([hoard], limits={"memory_gb": 16})) == {"train": "predicted to need 20 GiB, 16 GiB are there"}
+    assert of_x(make([hoard], limits={"memory_gb": 16})) == {"train": "predicted to need 20 GiB, the limit is 16 GiB"}
     assert of_x(make([hoard | {"gib": 34}], limits={"memory_gb": 64})) == {}
 
 
@@ -130,7 +130,7 @@ def test_ranks_on_a_cpu_share_its_memory_and_not_the_weights(make):
     planned = make(["spread", {"technique": "hoard", "gib": 20}], axes=axes)
     assert {cell.world_size: planned.phase_skips.get(cell.id, {}) for cell in planned.cells if cell.stack == "x"} == {
         1: {},
-        2: {"train": "predicted to need 20 GiB, 12 GiB are there"},
+        2: {"train": "predicted to need 20 GiB, the limit is 12 GiB"},
     }
     one, two = (make_cell(batch_size=64, world_size=n, data_ranks=n) for n in (1, 2))
     weights = 4 * one.facts.approximate_parameters * 4
@@ -148,7 +148,7 @@ def test_on_cuda_the_smallest_gpu_counts_and_no_limit_of_the_hosts(monkeypatch):
 def test_a_gpu_that_is_too_small_skips_the_cell(make, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: ("NVIDIA A, 8192 MiB",))
     planned = make([{"technique": "hoard", "gib": 10}], device="cuda")
-    assert of_x(planned) == {"train": "predicted to need 10 GiB, 8 GiB are there"}
+    assert of_x(planned) == {"train": "predicted to need 10 GiB, the limit is 8 GiB"}
 
 
 def test_a_large_vocabulary_counts_in_training_and_long_prompts_in_the_cache():
@@ -173,7 +173,7 @@ def test_the_attention_call_alone_needs_its_inputs_its_output_and_their_gradient
 
 
 def test_figures_beyond_a_thousand_are_written_out(make):
-    assert of_x(make([{"technique": "hoard", "gib": 1234}])) == {"train": "predicted to need 1234 GiB, 24 GiB are there"}
+    assert of_x(make([{"technique": "hoard", "gib": 1234}])) == {"train": "predicted to need 1234 GiB, the limit is 24 GiB"}
 
 
 def test_the_estimate_is_the_largest_prediction_of_what_is_measured(make):

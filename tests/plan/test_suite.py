@@ -55,6 +55,11 @@ def test_overrides_are_toml_values_or_strings(tmp_path):
         ("lr = 3e-3", "lrr = 3e-3", ["lrr", "lr"]),
         ("[stacks]", "[for_workload.dosc]\nrounds = 1\n[stacks]", ["s.toml:10", "did you mean 'docs'"]),
         ("[stacks]", '[for_workload.docs]\nmodels = ["x"]\n[stacks]', ["s.toml:11", "model of this suite", "tiny-llama"]),
+        (
+            'models = ["tiny-llama"]',
+            'models = ["tiny-llama", "x"]\nfor_workload.docs = { models = ["x"] }',
+            ["s.toml:3", "'tiny-llama' has no workload"],
+        ),
         ("[stacks]", "[for_workload.docs]\nbatch_size = [0]\n[stacks]", ["s.toml:11", "batch_size", "whole numbers from 1"]),
     ],
 )
