@@ -47,14 +47,23 @@ class Store:
         """Write one trial: sidecar first, so that a record never names a file that is not there.
 
         `beside`: keep the record that another session made of the same cell and round, and write this one under its own name.
+        So it is too where another session has made a good one meanwhile: each is a part of what its session compares.
         """
-        stem = f"{record.cell_id}.r{record.round}" + (f".{record.session}" if beside else "")
+        stem = f"{record.cell_id}.r{record.round}"
+        if beside or self._made_meanwhile(self.folder / f"{stem}.json", record):
+            stem += f".{record.session}"
         if samples:
             record = record.model_copy(update={"samples": f"{stem}.samples.zst"})
             packed = zstandard.compress(json.dumps(_thinned(samples)).encode(), 19)
             write_atomic(self.folder / f"{stem}.samples.zst", packed)
         write_atomic(self.folder / f"{stem}.json", record.model_dump_json(exclude_none=True).encode() + b"\n")
         return record
+
+    def _made_meanwhile(self, file: Path, record: Record) -> bool:
+        if not file.exists():
+            return False
+        others = [other for _, other in read_records(file).records if other.session != record.session]
+        return any(other.status == "ok" and not other.dirty and other.fingerprint == record.fingerprint for other in others)
 
     def read(self) -> ReadResult:
         """Every record of this suite on this machine."""

@@ -46,6 +46,18 @@ def test_truncated_and_foreign_files_are_named_and_never_counted(store, content)
     assert "broken.json" in found.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("other", "kept"), [({}, 2), ({"dirty": "others"}, 1), ({"status": "failed", "error": "x"}, 1), ({"session": "mine"}, 1)]
+)
+def test_a_good_record_that_another_session_made_meanwhile_is_kept(store, other, kept):
+    store.write(make_record(**({"session": "theirs"} | other)), None)
+    mine = store.write(make_record(session="mine"), {"samples": {"step": [0.1]}})
+    records = [record for _, record in store.read().records]
+    assert len(records) == kept
+    assert mine in records
+    assert (store.folder / mine.samples).exists()
+
+
 def test_long_samples_are_thinned_evenly(store):
     written = store.write(make_record(), {"samples": {"step": [float(i) for i in range(3 * KEPT_SAMPLES)]}})
     kept = read_samples(store.folder / written.samples)["samples"]["step"]
