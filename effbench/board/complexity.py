@@ -46,7 +46,8 @@ def supported(lengths: Array, logs: Array) -> Support:
     measurement, estimated over rounds, or what the best class leaves over where that is more (their ĉ): so no class is
     rejected because another follows the noise better, nor because none of them is quite true.
 
-    A constant lies in every class (b = 0), so where it is supported there is no growth to tell a class from.
+    A constant lies in every class (b = 0), so where it is the best there is no growth to tell a class from, and it stands alone.
+    Where it is only not excluded, because the noise is large, nothing is.
     """
     rounds, count = logs.shape
     if rounds < MIN_ROUNDS:
@@ -60,7 +61,7 @@ def supported(lengths: Array, logs: Array) -> Support:
     limit = min(criterion.values()) - 2 * math.log(MIN_LIKELIHOOD)
     found = tuple(name for name in CLASSES if criterion[name] <= limit)
     rough = _f_test_p(best / noise, freedom, (rounds - 1) * (count - 1)) < ROUGH
-    return Support((CONSTANT,) if CONSTANT in found else found, rough)
+    return Support((CONSTANT,) if criterion[CONSTANT] == min(criterion.values()) else found, rough)
 
 
 def _f_test_p(ratio: float, freedom: int, noise_freedom: int) -> float:
