@@ -46,8 +46,8 @@ def supported(lengths: Array, logs: Array) -> Support:
     measurement, estimated over rounds, or what the best class leaves over where that is more (their ĉ): so no class is
     rejected because another follows the noise better, nor because none of them is quite true.
 
-    A constant lies in every class (b = 0), so where it is the best there is no growth to tell a class from, and it stands alone.
-    Where it is only not excluded, because the noise is large, nothing is.
+    A constant lies in every class (b = 0), so where it is the best there is no growth to tell a class from, and it stands
+    alone. Where it is only not excluded, because the noise is large, nothing is.
     """
     rounds, count = logs.shape
     if rounds < MIN_ROUNDS:
