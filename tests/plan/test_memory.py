@@ -10,7 +10,6 @@ from effbench.plan.estimate import estimate
 from effbench.plan.memory import available_bytes, predict, untouched_bytes
 from effbench.plan.plan import plan
 from effbench.plan.suite import Suite
-from effbench.plugin.discovery import discover
 from effbench.store import machine
 from tests.end_to_end.conftest import TINY
 from tests.records import make_cell
@@ -57,13 +56,6 @@ def register_techniques(register):
     for technique in (Hoard, Silent, Spread):
         register(technique)
 '''
-
-
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
-    file = tmp_path_factory.mktemp("plugins") / "extra.py"
-    file.write_text(EXTRA)
-    return discover([file])
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from effbench.plan.estimate import estimate
 from effbench.plan.plan import plan, techniques_of
 from effbench.plan.suite import Suite
 from effbench.plugin import InputError
-from effbench.plugin.discovery import discover
 
 EXTRA = '''
 from typing import ClassVar
@@ -46,24 +45,6 @@ def register_techniques(register):
     for technique in (Needy, One, Other, Spread):
         register(technique)
 '''
-
-
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
-    file = tmp_path_factory.mktemp("plugins") / "extra.py"
-    file.write_text(EXTRA)
-    return discover([file])
-
-
-@pytest.fixture
-def model(tmp_path):
-    import json
-
-    from tests.end_to_end.conftest import TINY
-
-    file = tmp_path / "tiny.json"
-    file.write_text(json.dumps(TINY))
-    return f"config:{file}"
 
 
 def make(model, stacks, **changes):

@@ -9,9 +9,8 @@ from effbench.plan.estimate import estimate
 from effbench.plan.plan import plan
 from effbench.plan.suite import Suite
 from effbench.plugin import InputError
-from effbench.plugin.discovery import discover
 
-PLUGIN = '''
+EXTRA = '''
 from typing import ClassVar
 from effbench.plugin import ModelFacts, ModelSource, Technique, Workload, hookimpl
 
@@ -88,15 +87,6 @@ def register_models(register):
 def register_workloads(register):
     register(TrainOnly)
 '''
-
-
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
-    file = tmp_path_factory.mktemp("plugins") / "fakes.py"
-    file.write_text(PLUGIN)
-    found = discover([file])
-    assert next(p.problem for p in found.plugins if p.name == "fakes") is None
-    return found
 
 
 def suite(stacks=None, **changes):

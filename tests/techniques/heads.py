@@ -4,6 +4,7 @@ import torch
 from effbench_plugins.attention import hashing
 from effbench_plugins.attention.chunks import Hashes
 from effbench_plugins.attention.form import Heads
+from torch.utils._python_dispatch import TorchDispatchMode
 
 WIDTH = 8
 
@@ -29,3 +30,18 @@ def hashed(q, k, *, rounds=2, buckets=4, padding=None):
     rotation = hashing.rotations(q.shape[-1], rounds, buckets).to(q.dtype)
     own = None if padding is None else padding[:, -q.shape[2] :]
     return Hashes(hashing.buckets_of(q, rotation, buckets, own), hashing.buckets_of(k, rotation, buckets, padding))
+
+
+class NoLargeTensor(TorchDispatchMode):
+    """Fails where an operator makes storage for so many elements or more."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, torch.Tensor):
+                assert value.untyped_storage().nbytes() < self.limit * value.element_size(), f"{func} made {value.shape}"
+        return result

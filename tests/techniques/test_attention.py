@@ -13,6 +13,8 @@ from transformers import BigBirdConfig, BigBirdModel, LongformerConfig
 from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
+from tests.techniques.heads import NoLargeTensor
+
 BLOCK = 8
 FORMS = {
     "window": Window(20),
@@ -293,19 +295,6 @@ def test_what_is_kept_for_the_backward_pass_is_not_much_more_than_exact_attentio
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         result = wide[name](Layer(), heads)
     assert sum(kept.values()) < 2 * 4 * inputs[0].untyped_storage().nbytes(), f"for {result.shape}"
-
-
-class NoLargeTensor(TorchDispatchMode):
-    def __init__(self, limit):
-        super().__init__()
-        self.limit = limit
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, torch.Tensor):
-                assert value.untyped_storage().nbytes() < self.limit * value.element_size(), f"{func} made {value.shape}"
-        return result
 
 
 @pytest.mark.parametrize("padding", [None, "left"])

@@ -13,7 +13,8 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import flex_attention as torch_flex
 
-from .test_attention import NoLargeTensor, heads_of, padded
+from .heads import NoLargeTensor
+from .test_attention import heads_of, padded
 
 TILE = 128
 FORMS = {
