@@ -70,7 +70,7 @@ def counted(value: float) -> str:
 
 def share(value: float) -> str:
     """`12.5 %`."""
-    return f"{100 * value:.3g} %"
+    return f"{_plain(100 * value)} %"
 
 
 def human_of(metric: str) -> Callable[[float], str]:
