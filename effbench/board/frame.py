@@ -68,7 +68,7 @@ def _trial(file: Path, record: Record) -> dict[str, Any]:
         "scaling": cell.scaling,
         "parallel": canonical_json(cell.parallel),
         "applied": _hash(cell.techniques),
-        "serial": _hash([use for use in cell.techniques if use[0] not in cell.parallel]),
+        "serial": _hash(cell.serial),
         "steps": cell.steps if record.phases.get("train") == "ok" else None,
         "status": record.status,
         "error": record.headline,
