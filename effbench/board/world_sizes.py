@@ -199,8 +199,8 @@ def _serial_notes(points: Sequence[_Point]) -> Iterator[str]:
             yield f"`{label}`: neither it nor the same without its parallel techniques stands at a single rank: no speedup"
         elif base:
             yield (
-                f"`{label}`: the suite has no stack that is the same without its parallel techniques, so it is compared with "
-                "itself on a single rank, where they change nothing"
+                f"`{label}`: the same without its parallel techniques was not measured, so it is compared with itself on a "
+                "single rank, where they change nothing"
             )
 
 
@@ -215,9 +215,9 @@ def _core_notes(points: Sequence[_Point], cores: _Cores | None) -> Iterator[str]
     if sizes:
         ranks = f"{' or '.join(map(str, sizes))} ranks of {_counted(cores.threads, 'thread')}"
         yield (
-            f"{_counted(cores.cores, 'core')}: {ranks} share them, so a speedup beyond "
-            f"{cores.bound(sizes[-1]):g} is impossible and efficiency is bounded by the cores; "
-            "per core: speedup / what the cores allow"
+            f"{_counted(cores.cores, 'core')}: {ranks} share them, which allows a speedup of "
+            f"{cores.bound(sizes[-1]):g} at most, beside what caches give: efficiency is bounded by the cores; per core: "
+            "speedup / what the cores allow"
         )
 
 

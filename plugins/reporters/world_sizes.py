@@ -1,4 +1,4 @@
-"""Tables across world sizes: what several ranks gain together and each, what a rank holds, and what their talk costs."""
+"""Tables across world sizes: what several ranks gain together and each, what they hold and exchange."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ def world_size_tables(board: "Leaderboard") -> list[Table]:
     entries = [{str(key): value for key, value in entry.items()} for entry in board.world_sizes.to_dict("records")]
     measured = {key: phase for key, phase in _PHASES.items() if not all(missing(entry[key]) for entry in entries)}
     found = [laid_out(_names(f"{phase} across world sizes"), _speeds(key), entries) for key, phase in measured.items()]
-    found.append(laid_out(_names("each rank, across world sizes"), _ranks(board), entries))
+    found.append(laid_out(_names("memory and communication across world sizes"), _ranks(board), entries))
     return [table for table in found if table]
 
 
@@ -30,7 +30,7 @@ def world_size_legend(board: "Leaderboard") -> str:
         "Across world sizes nothing is ranked: N ranks cost N devices. Speedup: tokens/s of all ranks together over those of "
         "the stack named beside it, the same without its parallel techniques, on a single rank. Efficiency: speedup / N, under "
         "strong and weak scaling alike. Per core: speedup / what the cores allow, where ranks share them. Memory: of the rank "
-        "that needs most, and its ratio to the single rank's."
+        "that needs most, and its ratio to the single rank's. Communicated: in a step, by all ranks."
     )
 
 
