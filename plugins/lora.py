@@ -56,7 +56,10 @@ class LoRA(Technique):
         return self._dora_unsupported([t for t in earlier if getattr(t, "at", "infer") != "apply"])
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
-        """DoRA wants the weights as they are."""
+        """DoRA wants the weights as they are, and merges by assigning new ones."""
+        parts = next((technique for technique in later if technique.shards), None)
+        if self.dora and self.merged and parts is not None:
+            return f"dora cannot be merged into the parts of weights that {parts.name} leaves: set merged = false"
         return self._dora_unsupported(later)
 
     def _dora_unsupported(self, others: Sequence[Technique]) -> str | None:

@@ -38,7 +38,7 @@ from effbench.worker.trial import Outcome, TrialRequest, _Trial, run
 from tests.records import make_cell
 from tests.techniques.conftest import BASES, CATALOG
 
-_TIMEOUT_S = 120
+_TIMEOUT_S = 240
 _PRELOAD = (
     "tests.ranks",
     "peft",

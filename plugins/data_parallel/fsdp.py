@@ -25,6 +25,7 @@ class FSDP(Technique):
     name: ClassVar = "fsdp"
     family: ClassVar = "parallelism"
     dimension: ClassVar = "dp"
+    shards: ClassVar = True
     imports: ClassVar = (f"{__package__}.sharding",)
 
     precision: Literal["float32", "bfloat16"] = Field(
@@ -34,6 +35,44 @@ class FSDP(Technique):
     offload: bool = Field(
         default=False, description="keep each rank's part in the host's memory, and let the optimizer run there (CUDA)"
     )
+
+    def unsupported(self, cell: Cell) -> str | None:
+        """Offloading is from a device to its host."""
+        if self.offload and cell.device != "cuda":
+            return "offload moves parts to the host's memory, where a CPU has them already: leave it out"
+        return None
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """Some techniques read and write whole weights while others train or infer."""
+        return self._needs_whole(earlier)
+
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """As behind it, and nothing may come to a model that is in parts, or change it."""
+        changes = next((technique for technique in later if type(technique).apply is not Technique.apply), None)
+        if changes is not None:
+            return f"{self.name} divides the model before {changes.name} changes it: list {self.name} behind {changes.name}"
+        return self._needs_whole(later)
+
+    def _needs_whole(self, others: Sequence[Technique]) -> str | None:
+        for technique in others:
+            if "linear weights" in technique.sets:
+                return f"{technique.name} converts whole weights, of which {self.name} leaves parts: use ddp or zero1"
+            zeroes = type(technique).train is not Technique.train or getattr(technique, "at", "apply") == "infer"
+            if technique.family == "pruning" and zeroes:
+                return f"{technique.name} puts zeros into whole weights, of which {self.name} leaves parts: use ddp or zero1"
+        return None
+
+    def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float | None:
+        """Parts of the weights, in training with their gradients and two moments; and one layer, or all of them, whole.
+
+        Not known where activations are in 16 bits as well, nor of offloading, which needs room on the host as much.
+        """
+        if self.precision != "float32" or self.offload:
+            return None
+        weights = cell.weight_bytes
+        copies = 4 if phase == "train" else 1
+        whole = weights if phase == "train" and not self.reshard else weights / max(1, cell.facts.layers + 1)
+        return (whole - copies * weights) * (1 - 1 / cell.data_ranks)
 
     def load(self, request: LoadRequest) -> LoadRequest:
         """Weights wait in the host's memory until `apply`, so that no device holds all of them."""
@@ -46,3 +85,11 @@ class FSDP(Technique):
         from .sharding import shard
 
         return shard(model, ctx.mesh["dp"], precision=self.precision, reshard=self.reshard, offload=self.offload)
+
+    def infer(self, inference: Inference, ctx: Context) -> Inference:
+        """Gather a layer when it is used and let it go at once, whatever training did."""
+        if ctx.mesh is not None:
+            from .sharding import settle
+
+            settle(inference.model)
+        return inference
