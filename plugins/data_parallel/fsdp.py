@@ -48,10 +48,14 @@ class FSDP(Technique):
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
         """As behind it, and nothing may come to a model that is in parts, or change it."""
+        if reason := self._needs_whole(later):
+            return reason
         changes = next((technique for technique in later if type(technique).apply is not Technique.apply), None)
-        if changes is not None:
-            return f"{self.name} divides the model before {changes.name} changes it: list {self.name} behind {changes.name}"
-        return self._needs_whole(later)
+        return (
+            f"{self.name} divides the model before {changes.name} changes it: list it behind {changes.name}"
+            if changes
+            else None
+        )
 
     def _needs_whole(self, others: Sequence[Technique]) -> str | None:
         for technique in others:

@@ -39,7 +39,9 @@ def sharing_state(step: TrainStep, model: nn.Module, ctx: Context) -> TrainStep:
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         group = ctx.mesh.get_group("dp") if ctx.mesh is not None else None
         kind = type(step.optimizer)
-        settings = {name: step.optimizer.defaults[name] for name in signature(kind).parameters if name in step.optimizer.defaults}
+        settings = {
+            name: step.optimizer.defaults[name] for name in signature(kind).parameters if name in step.optimizer.defaults
+        }
         sharded = ZeroRedundancyOptimizer(groups, optimizer_class=kind, process_group=group, **settings)
         sharded.state = sharded.optim.state  # where an optimizer's state is looked for, and it alone is held here
         return sharded

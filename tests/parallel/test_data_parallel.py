@@ -76,21 +76,32 @@ def test_a_checkpoint_of_one_world_size_is_read_at_another(stack, tmp_path):
                 assert not torch.allclose(before, after, atol=1e-2), "nothing was trained, so nothing is proved"
 
 
-def figures(here, stack):
-    return {name: summary["median"] for name, summary in here.outcome(stack, steps=3).metrics.items()}
+SHARES = {"ddp": (1, 1), "zero1": (1, 1 / 2), "fsdp": (1 / 2, 1 / 2)}
+"""Of the model's and the optimizer's bytes, what one of two ranks has."""
 
 
-@pytest.mark.parametrize(
-    ("way", "model", "optimizer"), [("ddp", 1, 1), ("zero1", 1, 1 / 2), ("fsdp", 1 / 2, 1 / 2)], ids=["ddp", "zero1", "fsdp"]
-)
-def test_figures_are_those_of_one_rank_but_for_what_is_shared_out(way, model, optimizer):
-    [one], two = run_ranks(1, figures, []), run_ranks(2, figures, [way])
-    for name in ("parameters.total", "parameters.trainable", "checkpoint.bytes", "checkpoint.delta_bytes", "train.final_loss"):
-        assert two[0][name] == pytest.approx(one[name], rel=1e-6), name
-    for name in ("train.step_flops", "infer.prefill_flops", "infer.decode_token_flops"):
-        assert sum(rank[name] for rank in two) == one[name], name
-    for name, share in (("train.model_bytes", model), ("train.optimizer_state_bytes", optimizer), ("infer.model_bytes", model)):
-        assert max(rank[name] for rank in two) == pytest.approx(share * one[name], rel=0.02), name
+def figures(here):
+    outcomes = {way: here.outcome([way], steps=3) for way in SHARES}
+    return {way: {name: summary["median"] for name, summary in o.metrics.items()} for way, o in outcomes.items()}
+
+
+def test_figures_are_those_of_one_rank_but_for_what_is_shared_out():
+    [alone], ranks = run_ranks(1, figures), run_ranks(2, figures)
+    for way, (model, optimizer) in SHARES.items():
+        one, two = alone[way], [rank[way] for rank in ranks]
+        for name in (
+            "parameters.total",
+            "parameters.trainable",
+            "checkpoint.bytes",
+            "checkpoint.delta_bytes",
+            "train.final_loss",
+        ):
+            assert two[0][name] == pytest.approx(one[name], rel=1e-6), (way, name)
+        for name in ("train.step_flops", "infer.prefill_flops", "infer.decode_token_flops"):
+            assert sum(rank[name] for rank in two) == one[name], (way, name)
+        held = {"train.model_bytes": model, "train.optimizer_state_bytes": optimizer, "infer.model_bytes": model}
+        for name, share in held.items():
+            assert max(rank[name] for rank in two) == pytest.approx(share * one[name], rel=0.02), (way, name)
 
 
 def chosen(here):

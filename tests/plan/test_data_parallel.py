@@ -18,8 +18,8 @@ def reason(*stack, **fields):
 @pytest.mark.parametrize(
     ("stack", "words"),
     [
-        (["fsdp", "lora"], "list fsdp behind lora"),
-        (["fsdp", "structured_pruning"], "list fsdp behind structured_pruning"),
+        (["fsdp", "lora"], "list it behind lora"),
+        (["fsdp", "structured_pruning"], "list it behind structured_pruning"),
         (["fsdp", "int8_weight_only"], "use ddp or zero1"),
         (["int8_weight_only", "fsdp"], "use ddp or zero1"),
         (["nf4", "lora", "fsdp"], "use ddp or zero1"),
@@ -27,6 +27,7 @@ def reason(*stack, **fields):
         ([("structured_pruning", {"at": "infer"}), "fsdp"], "use ddp or zero1"),
         (["ia3", "fsdp"], "set merged = false"),
         ([("lora", {"dora": True}), "fsdp"], "set merged = false"),
+        ([("lora", {"adalora": True}), "fsdp"], "needs whole weights"),
         (["ddp", "fsdp"], "both set the mesh dimension dp"),
         (["fsdp", "zero1"], "both set the mesh dimension dp"),
         ([("fsdp", {"offload": True})], "leave it out"),
