@@ -1,8 +1,8 @@
 """Several gloo ranks in a test, without the command line: `run_ranks` runs a function of a test module on every rank.
 
-The function is given a `Here` and may make the real trial of its rank, phase by phase (`here.trial(stack).trained()`) or all of it
-with its meters (`here.outcome(stack)`). Global batches are the same at every world size, and dropout is 0. Ranks are forked from
-a server that has imported torch and transformers once and runs nothing: a test of two ranks takes a second.
+The function is given a `Here` and may make the real trial of its rank, phase by phase (`here.trial(stack).trained()`) or all
+of it with its meters (`here.outcome(stack)`). Global batches are the same at every world size, and dropout is 0. Ranks are
+forked from a server that has imported torch and transformers once and runs nothing: a test of two ranks takes a second.
 
     def losses(here, stack):
         return here.trial(stack).trained().losses
@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_model
 from torch import distributed as dist
 
 from effbench.plan.plan import _spread
@@ -179,7 +180,9 @@ def source_of(base: Callable[[], Any]) -> Any:
     for name, value in model.config.to_dict().items():
         if "drop" in name and isinstance(value, float):
             setattr(model.config, name, 0.0)
-    model.save_pretrained(folder.name)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder.name)  # model.save_pretrained writes on rank 0 alone
+    save_model(model, f"{folder.name}/model.safetensors", metadata={"format": "pt"})
     source = CATALOG.model(f"path:{folder.name}")
     source.folder = folder  # removed with the source
     return source
