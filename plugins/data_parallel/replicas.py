@@ -6,7 +6,8 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,8 +29,13 @@ def averaging(model: nn.Module, ctx: Context, bucket_mb: float, *, compressed: b
             broadcast_buffers=False,  # rotary frequencies and the like are the same on every rank
         )
     if compressed:
-        wrapped.register_comm_hook(group, bf16_compress_hook)
+        wrapped.register_comm_hook(group, _in_bfloat16)
     return wrapped
+
+
+def _in_bfloat16(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """PyTorch's hook under another name: by its own DDP allows it on CUDA alone, though gloo adds bfloat16 as well."""
+    return bf16_compress_hook(group, bucket)
 
 
 def sharing_state(step: TrainStep, model: nn.Module, ctx: Context) -> TrainStep:
