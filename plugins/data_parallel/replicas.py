@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,7 +34,7 @@ def averaging(model: nn.Module, ctx: Context, bucket_mb: float, *, compressed: b
     return wrapped
 
 
-def _in_bfloat16(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _in_bfloat16(group: dist.ProcessGroup, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """PyTorch's hook under another name: by its own DDP allows it on CUDA alone, though gloo adds bfloat16 as well."""
     return bf16_compress_hook(group, bucket)
 

@@ -11,9 +11,10 @@ class ZeRO1(Technique):
     """As `ddp`, but each rank keeps the optimizer's state of its own part of the weights (Rajbhandari 2020, arXiv 1910.02054).
 
     AdamW keeps two values for every weight: N ranks save (N - 1) / N of them. A rank updates the weights whose state it has and
-    sends them to all others: half as much again to communicate as `ddp` has, after the backward pass, where nothing hides it. Weights are dealt out whole, largest first: where one embedding is most of the model, the rank that has it
-    saves little. It does not help where weights and activations fill the memory (see `fsdp`), nor beside adapters, whose state
-    is small. In inference it changes nothing.
+    sends them to all others: half as much again to communicate as `ddp` has, after the backward pass, where nothing hides it.
+    Weights are dealt out whole, largest first: where one embedding is most of the model, the rank that has it saves little. It
+    does not help where weights and activations fill the memory (see `fsdp`), nor beside adapters, whose state is small. In
+    inference it changes nothing.
     """
 
     name: ClassVar = "zero1"
