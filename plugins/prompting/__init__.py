@@ -98,6 +98,7 @@ class PrefixTuning(_VirtualTokens):
     """
 
     name: ClassVar = "prefix_tuning"
+    sets: ClassVar = (*_VirtualTokens.sets, "training cache")
 
     projection: bool = Field(default=False, description="compute keys and values by a trained network of two layers")
     projection_hidden: int = Field(default=128, ge=1, description="features inside that network")
