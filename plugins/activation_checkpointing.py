@@ -32,7 +32,7 @@ class ActivationCheckpointing(Technique):
     def unsupported(self, cell: Cell) -> str | None:
         """An attention call alone has no layers."""
         return (
-            None if cell.facts.intermediate else f"{cell.facts.model_type} without a feed-forward layer is no stack of layers"
+            None if cell.facts.intermediate else f"{cell.facts.model_type} without feed-forward layers has nothing to recompute"
         )
 
     def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float:

@@ -94,6 +94,8 @@ class Technique(BaseModel):
     """Modules that the worker imports once, before it forks, so that no trial pays for them."""
     sets: ClassVar[tuple[str, ...]] = ()
     """Exclusive settings; two techniques of a stack that set the same one are refused when the suite is planned."""
+    compiles: ClassVar[bool] = False
+    """Whether first calls compile: they are then no samples of inference, and the suite's `compile_s` is added to the time-out."""
     dimension: ClassVar[Dimension | None] = None
     """The mesh dimension that a parallel technique splits work along; its degree is the world size unless it says."""
 

@@ -142,6 +142,13 @@ def logits_of(inference, ids):
         return inference.logits(inference, ids, torch.ones_like(ids)).float()
 
 
+@pytest.fixture
+def uncompiled():
+    """torch.compile takes seconds for each model: where the place in a stack is what is tested, it gives the model itself."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)

@@ -1,0 +1,176 @@
+"""Compilation: by Dynamo alone, which takes seconds; generated code takes a minute and is marked slow."""
+
+import os
+
+import pytest
+import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from effbench.worker import defaults
+from tests.techniques.conftest import BASES, CATALOG, Harness, llama, logits_of, random_batch
+
+IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
+
+
+def technique(name, **options):
+    return CATALOG.technique(name, options)
+
+
+def graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture(autouse=True)
+def dynamo_alone(request):
+    torch._dynamo.reset()
+    backend = "inductor" if request.node.get_closest_marker("slow") else "eager"
+    with torch.compiler.set_stance(force_backend=backend):
+        counters.clear()
+        yield
+
+
+def decoded(inference, tokens):
+    found = []
+    with torch.inference_mode():
+        last, cache = inference.prefill(inference, IDS, torch.ones_like(IDS))
+        for _ in range(tokens):
+            last, cache = inference.decode(inference, last.argmax(-1, keepdim=True), cache)
+            found.append(last)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_compiled_it_trains_and_answers_as_before(base):
+    ours, reference = (Harness(BASES[base], stack) for stack in ([technique("compile")], []))
+    torch.testing.assert_close(ours.train(3), reference.train(3), atol=1e-5, rtol=1e-5)
+    trained = graphs()
+    assert trained > 0
+    inference = ours.infer()
+    torch.testing.assert_close(logits_of(inference, IDS), logits_of(reference.infer(), IDS), atol=1e-5, rtol=1e-5)
+    assert graphs() > trained
+    assert inference.model.state_dict().keys() == reference.model.state_dict().keys()
+
+
+def test_one_graph_serves_every_step():
+    harness = Harness(llama, [technique("compile")])
+    harness.train(1)
+    first = graphs()
+    harness.train(3)
+    assert first > 0
+    assert graphs() == 2 * first  # `train` builds the step anew, and so compiles again; its steps do not
+
+
+def test_graphs_do_not_grow_with_the_tokens_nor_with_lengths_and_batches():
+    inference = Harness(llama, [technique("compile")]).infer()
+    decoded(inference, 3)
+    after_three = graphs()
+    assert 0 < after_three <= 5
+    decoded(inference, 20)
+    assert graphs() == after_three
+    for rows, length in ((2, 12), (3, 20), (4, 33), (5, 50)):
+        logits_of(inference, torch.ones(rows, length, dtype=torch.long))
+    assert graphs() <= after_three + 1
+
+
+def test_where_shapes_would_pass_dynamos_limit_the_trial_fails():
+    """And does not go on uncompiled: a graph for each length is asked for, and more lengths come than are allowed."""
+    inference = Harness(llama, [technique("compile", dynamic=False)]).infer()
+    with pytest.raises(FailOnRecompileLimitHit), torch._dynamo.config.patch(inline_inbuilt_nn_modules=True):
+        for length in range(3, 60):
+            logits_of(inference, torch.ones(2, length, dtype=torch.long))
+
+
+@pytest.mark.parametrize("order", [["compile", "lora"], ["lora", "compile"]])
+def test_it_acts_on_what_others_made_of_the_model_wherever_it_stands(order):
+    harness = Harness(llama, [technique(name) for name in order])
+    assert harness.train(2) == pytest.approx(Harness(llama, [technique("lora")]).train(2), rel=1e-5)
+    inference = harness.infer()
+    assert not any("lora" in name for name in inference.model.state_dict())
+    before = graphs()
+    logits_of(inference, IDS)
+    assert graphs() > before
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["mixed_precision"],
+        ["activation_checkpointing"],
+        ["gradient_accumulation"],
+        ["distillation"],
+        ["nf4", "lora"],
+        ["int8_weight_only"],
+        ["kv_quant"],
+    ],
+    ids="-".join,
+)
+def test_compiled_stacks_follow_the_same_losses_and_logits(others):
+    plain = [technique(name) for name in others]
+    ours, reference = Harness(llama, [technique("compile"), *plain]), Harness(llama, plain)
+    assert ours.train(2) == pytest.approx(reference.train(2), rel=1e-3)
+    assert graphs() > 0
+    ours, reference = ours.infer(), reference.infer()
+    torch.testing.assert_close(logits_of(ours, IDS), logits_of(reference, IDS), atol=2e-2, rtol=2e-2)
+    assert torch.isfinite(decoded(ours, 3)).all()
+
+
+def test_what_is_counted_is_run_uncompiled():
+    harness, seen = Harness(llama, [technique("compile")]), []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            seen.append(function)
+            return function(*arguments, **(keywords or {}))
+
+    with Counting():
+        logits_of(harness.infer(), IDS)
+    assert graphs() == 0
+    assert torch.ops.aten.mm.default in seen
+
+
+def test_without_a_compiler_the_plan_says_so(monkeypatch, tmp_path):
+    cell = Harness(llama, []).cell
+    one = technique("compile")
+    assert one.unsupported(cell) is None
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler is not there" in one.unsupported(cell)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "needs a C++ compiler" in one.unsupported(cell)
+    cuda = cell.model_copy(update={"device": "cuda"})
+    monkeypatch.delenv("CC", raising=False)
+    assert "Triton" in one.unsupported(cuda)
+    monkeypatch.setenv("CC", "cc")
+    assert one.unsupported(cuda) is None
+
+
+def test_only_a_warm_cache_outlives_a_trial(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "the trial's own")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    Harness(llama, [technique("compile")]).infer()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "the trial's own"
+    Harness(llama, [technique("compile", cache="warm")]).infer()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "effbench" / "compiled")
+
+
+def test_cuda_graphs_are_for_training_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: asked.append(options["mode"]) or model)
+    for mode in ("default", "reduce-overhead", "max-autotune"):
+        harness = Harness(llama, [technique("compile", mode=mode)])
+        harness.train(1)
+        logits_of(harness.infer(), IDS)
+    assert asked == ["default", "default", "reduce-overhead", "default", "max-autotune", "max-autotune-no-cudagraphs"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_generated_code_gives_the_same_losses_and_the_first_step_stands_apart():
+    from effbench.plugin.sampling import warmup_length
+
+    harness = Harness(llama, [technique("compile")])
+    step = defaults.train_step(harness.model, list(harness.model.parameters()), harness.cell)
+    step = harness.techniques[0].train(step, harness.context)
+    assert harness.train(1) == pytest.approx(Harness(llama, []).train(1), rel=1e-4)
