@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from shutil import which
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from effbench.plugin import Cell, Context, Inference, Technique, TrainStep, hookimpl
+from effbench.plugin import Cell, Context, Inference, Metric, Technique, TrainStep, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +37,10 @@ class Compile(Technique):
     name: ClassVar = "compile"
     family: ClassVar = "other"
     compiles: ClassVar = True
+    metrics: ClassVar = (
+        Metric("compile.graphs", "", "lower", "Graphs that Dynamo made of the model in training.", "max"),
+        Metric("compile.graph_breaks", "", "lower", "Where it ended one and went on uncompiled, in training.", "max"),
+    )
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = Field(
         default="default",
@@ -70,6 +74,13 @@ class Compile(Technique):
                 return inner(replace(current, model=model), batch)
 
         return replace(step, forward_backward=forward_backward)
+
+    def counted(self, ctx: Context) -> Mapping[str, float]:
+        """As Dynamo counts them for the whole process, which is the trial's."""
+        from torch._dynamo.utils import counters
+
+        breaks = sum(counters["graph_break"].values())
+        return {"compile.graphs": counters["stats"]["unique_graphs"], "compile.graph_breaks": breaks}
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """Likewise in every way the model is used."""

@@ -62,7 +62,7 @@ class GradientAccumulation(Technique):
             for number, (part, share) in enumerate(zip(parts, counts / counts.sum(), strict=True), start=1):
                 with _exchange(current.model, wanted=number == len(parts)):
                     losses.append(inner(replace(current, loss=_weighted(current, share)), part))
-            return torch.stack(losses).sum()
+            return torch.stack(losses).sum(0)  # which leaves the empty loss of a rank that has none empty
 
         return replace(step, forward_backward=forward_backward)
 

@@ -243,7 +243,7 @@ class _Trial:
         if any(technique.compiles for technique in self.request.techniques):
             self.announce("compile")
             logits, cache = inference.prefill(inference, ids, torch.ones_like(ids))
-            for _ in range(self.cell.decode_steps):
+            for _ in range(0 if "decode" in self.request.phase_skips else self.cell.decode_steps):
                 logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
 
     def _sample_inference(self, inference: Inference, ids: Tensor, observation: Observation) -> None:

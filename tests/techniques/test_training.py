@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from effbench_plugins.meters.flops import Flops
+from effbench_plugins.meters.state import State
 
 from effbench.plan.memory import untouched_bytes
 from effbench.plugin import Observation
@@ -13,17 +14,18 @@ from tests.techniques.conftest import BASES, CATALOG, Harness, llama, random_bat
 from tests.techniques.test_stacks import refusal
 
 
+def wide_llama():
+    """Most of its tensors are large enough for what is done to large ones."""
+    return llama(hidden=128)
+
+
 def technique(name, **options):
     return CATALOG.technique(name, options)
 
 
 def stepped(base, stack, batch=None):
     """The step of a stack, one forward and backward pass of it, and the loss."""
-    harness = Harness(base, stack)
-    step = defaults.train_step(harness.model, [p for p in harness.model.parameters() if p.requires_grad], harness.cell)
-    for one in stack:
-        step = one.train(step, harness.context)
-    harness.model.train()
+    step = Harness(base, stack).step()
     torch.manual_seed(2)
     return step, step.forward_backward(step, batch or padded_batch())
 
@@ -156,7 +158,7 @@ def test_a_cache_that_trains_is_refused_when_planned():
 def test_checkpointing_needs_layers():
     cell = Harness(llama, []).cell
     bare = cell.model_copy(update={"facts": cell.facts.model_copy(update={"intermediate": 0})})
-    assert "no stack of layers" in technique("activation_checkpointing").unsupported(bare)
+    assert "nothing to recompute" in technique("activation_checkpointing").unsupported(bare)
 
 
 # Gradient accumulation
@@ -251,3 +253,51 @@ def test_more_than_one_of_them_at_once():
     stack = [technique(name) for name in ("activation_checkpointing", "gradient_accumulation")]
     ours, _ = stepped(llama, stack)
     assert_same_gradients(ours, stepped(llama, [])[0])
+
+
+# 8-bit AdamW
+
+
+def test_eight_bit_moments_follow_adamw_closely():
+    plain, eight = (Harness(wide_llama, stack, steps=10, lr=1e-3) for stack in ([], [technique("adamw8bit")]))
+    ours, reference = eight.train(10), plain.train(10)
+    assert ours == pytest.approx(reference, rel=2e-2)
+    assert ours != reference
+
+
+def test_the_state_of_large_tensors_falls_to_a_quarter():
+    def state(stack):
+        harness = Harness(wide_llama, stack)
+        step = harness.step()
+        step.run(random_batch())
+        observation = Observation(harness.cell, "train", model=step.model, step=step)
+        return State().end(observation)["train.optimizer_state_bytes"].median
+
+    small = sum(p.numel() for p in wide_llama().parameters() if p.numel() < 4096)
+    large = sum(p.numel() for p in wide_llama().parameters() if p.numel() >= 4096)
+    expected = 8 * small + 2 * large * (1 + 4 / 256)
+    assert state([technique("adamw8bit")]) == pytest.approx(expected, abs=2 * 256 * 4)  # the two tables of codes
+    assert 0.24 < state([technique("adamw8bit")]) / state([]) < 0.27
+
+
+@pytest.mark.parametrize("base", ["float32", "bfloat16"])
+def test_learning_rates_fall_as_they_would(base):
+    stack = [technique("adamw8bit")] + ([technique("bf16")] if base == "bfloat16" else [])
+    ours, reference = Harness(llama, stack, steps=4).step(), Harness(llama, [], steps=4).step()
+    for _ in range(4):
+        for step in (ours, reference):
+            step.run(random_batch())
+        assert ours.optimizer.param_groups[0]["lr"] == reference.optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("order", [["adamw8bit", "lora"], ["lora", "adamw8bit"]])
+def test_adalora_finds_the_optimizer_that_steps(order):
+    options = {"lora": {"adalora": True, "rank": 2}, "adamw8bit": {}}
+    harness = Harness(llama, [technique(name, **options[name]) for name in order], steps=8)
+    harness.train(8)
+    ranks = [int((p != 0).sum()) for name, p in harness.model.named_parameters() if "lora_E" in name]
+    assert sum(ranks) == 2 * len(ranks)  # of 3 in the beginning
+
+
+def test_two_optimizers_are_refused_when_planned():
+    assert "both set optimizer" in refusal("adamw8bit", "adamw8bit")
