@@ -36,7 +36,7 @@ class ActivationCheckpointing(Technique):
         )
 
     def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float:
-        """Of a checkpointed layer its input remains; the one that is being computed again comes for a moment, and is left out."""
+        """Of a checkpointed layer its input remains; the one that is being computed again is there for a moment: left out."""
         if phase == "infer":
             return 0.0
         facts = cell.facts

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from shutil import which
@@ -24,11 +24,12 @@ _WITHOUT_CUDA_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autot
 class Compile(Technique):
     """Trace the model into graphs and generate fused kernels for them (Ansel et al. 2024, doi 10.1145/3620665.3640366).
 
-    On torch.compile with its Inductor backend, whose graphs are those of torch.fx (Reed et al. 2021, arXiv 2112.08429), wherever
-    it stands in the stack: the model is compiled when it is first called, after others have changed it. Saves the time between operators and the memory traffic of element-wise ones.
-    Costs tens of seconds before the first step and the first token, which `train.compile_s` and `infer.compile_s` tell apart:
-    no sample contains them in training of four steps or more, nor in inference. It does not help where large matrix products
-    take the time, nor where a run is shorter than compiling. The optimizer's update is not compiled.
+    On torch.compile with its Inductor backend; graphs are torch.fx's (Reed et al. 2021, arXiv 2112.08429). Wherever it stands in
+    the stack, the model is compiled when it is first called, after others have changed it. Saves the time between operators and
+    the memory traffic of element-wise ones. Costs tens of seconds before the first step and the first token, which
+    `train.compile_s` and `infer.compile_s` tell apart: no sample contains them in training of four steps or more, nor in
+    inference. It does not help where large matrix products take the time, nor where a run is shorter than compiling. The
+    optimizer's update is not compiled.
 
     Training is compiled for its one shape, inference for any length and batch. A trial in which Dynamo would go on uncompiled
     because shapes keep changing fails and says so; where it breaks a graph in two, that is counted. Needs a C++ compiler.
@@ -52,8 +53,8 @@ class Compile(Technique):
     )
     cache: Literal["cold", "warm"] = Field(
         default="cold",
-        description="whether what other trials compiled is there already; warm: kept in the user's cache folder, where the first "
-        "trial that needs a kernel leaves it",
+        description="warm: what other trials compiled is there already, in the user's cache folder; the first to need a kernel "
+        "leaves it there",
     )
 
     def unsupported(self, cell: Cell) -> str | None:
@@ -62,7 +63,16 @@ class Compile(Technique):
             found = os.environ.get("CC") or which("gcc") or which("clang")
             return None if found else "compiling for CUDA needs a C compiler (Triton's launcher): install gcc, or set CC"
         compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-        return None if which(compiler) else f"compiling needs a C++ compiler and {compiler} is not there: install it, or set CXX"
+        return None if which(compiler) else f"compiling needs a C++ compiler and {compiler} is not there: install it or set CXX"
+
+    def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
+        """What is compiled is the model as it is called."""
+        staged = next((technique for technique in earlier if technique.dimension == "pp"), None)
+        return f"{self.name} compiles the whole model, of which {staged.name} calls parts" if staged else None
+
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """The same in the other order."""
+        return self.unsupported_after(later)
 
     def train(self, step: TrainStep, ctx: Context) -> TrainStep:
         """Call the compiled model in its place; the model itself, and so its names, stay what they were."""
@@ -85,7 +95,7 @@ class Compile(Technique):
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """Likewise in every way the model is used."""
         mode = _WITHOUT_CUDA_GRAPHS.get(self.mode, self.mode)
-        compiled = _Compiled(mode, dynamic=True if self.dynamic else False)
+        compiled = _Compiled(mode, dynamic=self.dynamic)
         self._choose_cache()
 
         def through(part: Callable[..., Any]) -> Callable[..., Any]:

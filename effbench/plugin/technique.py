@@ -112,7 +112,7 @@ class Technique(BaseModel):
     sets: ClassVar[tuple[str, ...]] = ()
     """Exclusive settings; two techniques of a stack that set the same one are refused when the suite is planned."""
     compiles: ClassVar[bool] = False
-    """Whether first calls compile: they are then no samples of inference, and the suite's `compile_s` is added to the time-out."""
+    """Whether first calls compile: in inference they are then no samples, and a trial has the suite's `compile_s` on top."""
     dimension: ClassVar[Dimension | None] = None
     """The mesh dimension that a parallel technique splits work along."""
     metrics: ClassVar[tuple[Metric, ...]] = ()

@@ -19,7 +19,7 @@ class _VirtualTokens(Technique):
     family: ClassVar = "peft"
     requires: ClassVar = ("peft",)
     imports: ClassVar = ("peft",)
-    sets: ClassVar = ("trainable parameters", "virtual tokens")
+    sets: ClassVar[tuple[str, ...]] = ("trainable parameters", "virtual tokens")
 
     tokens: int = Field(default=16, ge=1, description="virtual tokens; they count in the context's length")
 

@@ -81,7 +81,7 @@ class Fp8Training(Technique):
 
 
 def recipe(scale: str) -> Any:
-    """torchao's recipe of that name, for any number of tokens: where it is no multiple of 16, zeros are added."""
+    """The recipe of that name in torchao, for any number of tokens: where it is no multiple of 16, zeros are added."""
     from torchao.float8 import Float8LinearConfig
 
     return replace(Float8LinearConfig.from_recipe_name(f"{scale}wise"), pad_inner_dim=True)

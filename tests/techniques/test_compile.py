@@ -1,6 +1,7 @@
 """Compilation: by Dynamo alone, which takes seconds; generated code takes a minute and is marked slow."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from effbench.worker import defaults
-from tests.techniques.conftest import BASES, CATALOG, Harness, llama, logits_of, random_batch
+from effbench.worker.trial import TrialRequest, run
+from tests.techniques.conftest import BASES, CATALOG, Harness, cell_of, llama, logits_of, random_batch, source_of
 
 IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
 
@@ -173,6 +174,13 @@ def test_only_a_warm_cache_outlives_a_trial(monkeypatch, tmp_path):
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "effbench" / "compiled")
 
 
+def test_a_pipeline_is_refused():
+    stages = SimpleNamespace(dimension="pp", name="stages")
+    for reason in (technique("compile").unsupported_after([stages]), technique("compile").unsupported_before([stages])):
+        assert reason == "compile compiles the whole model, of which stages calls parts"
+    assert technique("compile").unsupported_after([technique("ddp")]) is None
+
+
 def test_cuda_graphs_are_for_training_alone(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda model, **options: asked.append(options["mode"]) or model)
@@ -184,11 +192,20 @@ def test_cuda_graphs_are_for_training_alone(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_generated_code_gives_the_same_losses_and_the_first_step_stands_apart():
-    from effbench.plugin.sampling import warmup_length
-
-    harness = Harness(llama, [technique("compile")])
-    step = defaults.train_step(harness.model, list(harness.model.parameters()), harness.cell)
-    step = harness.techniques[0].train(step, harness.context)
-    assert harness.train(1) == pytest.approx(Harness(llama, []).train(1), rel=1e-4)
+@pytest.mark.timeout(900)
+def test_generated_code_gives_the_same_losses_and_no_sample_contains_its_making(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    sampling = {"min_samples": 3, "min_seconds": 0.0, "interval": 10.0, "max_seconds": 1.0}
+    found = []
+    for stack in ([technique("compile")], []):
+        cell = cell_of(llama, steps=6, new_tokens=4, sampling=sampling)
+        meters = [CATALOG.meters.get(name)() for name in ("latency", "compile", "loss")]
+        request = TrialRequest(cell, 1, stack, source_of(llama), CATALOG.workload("docs"), meters, {})
+        outcome = run(request, announce=lambda phase: None)
+        assert outcome.status == "ok", outcome.error
+        found.append({name: summary["median"] for name, summary in outcome.metrics.items()})
+    compiled, plain = found
+    assert compiled["train.final_loss"] == pytest.approx(plain["train.final_loss"], rel=1e-4)
+    assert compiled["train.compile_s"] > 20 * compiled["train.step_s"]
+    assert compiled["infer.compile_s"] > 20 * compiled["infer.end_to_end_s"]
+    assert "train.compile_s" not in plain

@@ -12,8 +12,8 @@ from torch import nn
 from effbench.plugin import InputError
 from effbench.worker import defaults
 from effbench.worker.trial import TrialRequest, run
-from tests.techniques.conftest import CATALOG, Harness, cell_of, gpt2, llama, logits_of, random_batch
 from tests.records import make_cell
+from tests.techniques.conftest import CATALOG, Harness, cell_of, gpt2, llama, logits_of, random_batch
 from tests.techniques.test_stacks import refusal
 from tests.techniques.test_training import assert_same_gradients, padded_batch, stepped
 

@@ -112,7 +112,7 @@ def test_checkpointed_layers_keep_their_input_and_no_more():
 
 
 def test_recomputation_is_counted_as_work():
-    """Forward and backward are three forward passes; with recomputation nearly four: each layer's last product is not needed."""
+    """Forward and backward are three forward passes; with recomputation nearly four: a layer's last product is not needed."""
 
     def flops(stack):
         step, _ = stepped(llama, stack)
