@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 class AdamW8bit(Technique):
     """AdamW whose two moments are 8-bit codes with a scale for each block of 256 (Dettmers et al. 2021, arXiv 2110.02861).
 
-    The optimizer's state takes about a quarter of its bytes; tensors of fewer than 4,096 values keep theirs in 32 bits. Codes are
-    spaced for what moments look like, so training follows that of 32 bits closely. Rounding them at each update is one fused kernel
-    on CUDA and several passes on a CPU, where it saves memory alone. It does not help where little is trained (adapters), nor where
-    activations fill the memory. Weights must be whole on each rank, not sharded. Needs bitsandbytes.
+    The optimizer's state takes about a quarter of its bytes; tensors of fewer than 4,096 values keep theirs in 32 bits. Codes
+    are spaced for what moments look like, so training follows that of 32 bits closely. Rounding them at each update is one
+    fused kernel on CUDA and several passes on a CPU, where it saves memory alone. It does not help where little is trained
+    (adapters), nor where activations fill the memory. Weights must be whole on each rank, not sharded. Needs bitsandbytes.
     """
 
     name: ClassVar = "adamw8bit"

@@ -24,9 +24,9 @@ _WITHOUT_CUDA_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autot
 class Compile(Technique):
     """Trace the model into graphs and generate fused kernels for them (Ansel et al. 2024, doi 10.1145/3620665.3640366).
 
-    On torch.compile with its Inductor backend; graphs are torch.fx's (Reed et al. 2021, arXiv 2112.08429). Wherever it stands in
-    the stack, the model is compiled when it is first called, after others have changed it. Saves the time between operators and
-    the memory traffic of element-wise ones. Costs tens of seconds before the first step and the first token, which
+    On torch.compile with its Inductor backend; graphs are torch.fx's (Reed et al. 2021, arXiv 2112.08429). Wherever it stands
+    in the stack, the model is compiled when it is first called, after others have changed it. Saves the time between operators
+    and the memory traffic of element-wise ones. Costs tens of seconds before the first step and the first token, which
     `train.compile_s` and `infer.compile_s` tell apart: no sample contains them in training of four steps or more, nor in
     inference. It does not help where large matrix products take the time, nor where a run is shorter than compiling. The
     optimizer's update is not compiled.

@@ -10,7 +10,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 _HEAD = """# Metrics
 
-Written by `python tools/metrics_page.py` from the bundled meters, and techniques that count; a test compares. Change them, not this.
+Written by `python tools/metrics_page.py` from the bundled meters, and techniques that count; a test compares. Change those.
 
 A metric is `phase.what_unit`. What could not be measured is absent from a record, never 0. *Better* says which way is good.
 *Ranks* says how several ranks' values become the one in the record: the first rank's (the same on all, or already that of the
