@@ -120,8 +120,6 @@ def test_it_acts_on_what_others_made_of_the_model_wherever_it_stands(order):
         ["gradient_accumulation"],
         ["distillation"],
         ["nf4", "lora"],
-        ["int8_weight_only"],
-        ["kv_quant"],
     ],
     ids="-".join,
 )

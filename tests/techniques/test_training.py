@@ -1,11 +1,14 @@
 """How a step is taken: checkpointing of activations, accumulation of gradients, 8-bit optimizer states."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from effbench_plugins.meters.flops import Flops
 from effbench_plugins.meters.state import State
+from torch.distributed.device_mesh import init_device_mesh
 
 from effbench.plan.memory import untouched_bytes
 from effbench.plugin import Observation
@@ -229,6 +232,32 @@ def test_ranks_exchange_gradients_once(kind):
     step = technique("gradient_accumulation", microbatches=4).train(step, harness.context)
     step.run(padded_batch())
     assert step.model.exchanges == [False, False, False, True]
+
+
+def _accumulates_on_a_rank(rank, folder):
+    """Gradients after one step on this rank's rows, in one part and in two."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("dp",))
+    rows = {name: tensor[rank::2] for name, tensor in padded_batch(8).items()}
+    found = []
+    for parts in (1, 2):
+        harness = Harness(llama, [technique("ddp"), technique("gradient_accumulation", microbatches=parts)])
+        harness.context = replace(harness.context, rank=rank, world_size=2, mesh=mesh)
+        step = harness.step()
+        step.forward_backward(step, rows)
+        found.append(gradients(step))
+    torch.save(found, folder / f"{rank}")
+    dist.destroy_process_group()
+
+
+def test_under_ddp_parts_give_the_gradient_that_ranks_agree_on(tmp_path):
+    stepped(llama, [])  # what is imported and saved once is there in both
+    torch.multiprocessing.start_processes(_accumulates_on_a_rank, (tmp_path,), nprocs=2, start_method="fork")
+    (whole, parts), (of_other, _) = (torch.load(tmp_path / f"{rank}", weights_only=True) for rank in range(2))
+    assert whole
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+        assert torch.equal(of_other[name], gradient)
 
 
 def test_accumulation_goes_around_a_loss_that_others_changed():
