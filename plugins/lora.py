@@ -122,8 +122,14 @@ class LoRA(Technique):
             from peft.tuners.adalora import AdaLoraModel
 
             tuner = next(module for module in step.model.modules() if isinstance(module, AdaLoraModel))
-            number = count(1)
-            step.optimizer.register_step_post_hook(lambda *_: tuner.update_and_allocate(next(number)))
+            number, update = count(1), step.update
+
+            def update_and_allocate(current: TrainStep) -> None:  # the optimizer may be another technique's
+                hook = current.optimizer.register_step_post_hook(lambda *_: tuner.update_and_allocate(next(number)))
+                update(current)
+                hook.remove()
+
+            return replace(step, update=update_and_allocate)
         return step
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:

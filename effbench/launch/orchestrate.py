@@ -15,7 +15,7 @@ from effbench.launch.budget import Budget
 from effbench.launch.conditions import Watch, dirty_reason
 from effbench.launch.fingerprint import Fingerprints
 from effbench.launch.out_of_memory import OutOfMemory
-from effbench.launch.requests import Sources, seed_of, start_message, trial_request
+from effbench.launch.requests import Sources, seed_of, start_message, timeout_s, trial_request
 from effbench.launch.schedule import Turn, turns
 from effbench.launch.worker import Worker
 from effbench.plan.memory import PREDICTED
@@ -193,14 +193,14 @@ class Run:
     def _attempt(
         self, worker: Worker, turn: Turn, on_phase: Callable[[str], None]
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        cell, limits = turn.cell, self.plan.suite.limits
+        cell, limit = turn.cell, timeout_s(self.plan, turn.cell, self.catalog)
         request = trial_request(self.plan, cell, turn.round)
         watch = Watch(cell.threads * cell.world_size, gpus=cell.world_size if cell.device == "cuda" else 0)
         started = time.monotonic()
-        answer = worker.run(request, limits.timeout_s, on_phase)
+        answer = worker.run(request, limit, on_phase)
         wall = round(time.monotonic() - started, 4)
         conditions = watch.conditions()
-        found, samples = findings(answer, limits.timeout_s)
+        found, samples = findings(answer, limit)
         return found | {"wall_s": wall, "conditions": conditions, "dirty": dirty_reason(conditions)}, samples
 
     def _record(self, cell: Cell, number: int, found: dict[str, Any]) -> Record:

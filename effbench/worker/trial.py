@@ -208,6 +208,8 @@ class _Trial:
             self.outcome.phases["infer"] = "skipped: only its quality was asked for"
             return
         prompt = self.ranks.rows(self.request.workload.prompts(self.tokenizer, self.cell)).to(self.device)
+        with torch.inference_mode():
+            self._compile(inference, prompt)
         base = self.context.base_model
         seen = {
             "inference": inference,
@@ -235,6 +237,14 @@ class _Trial:
 
     def _plain_inference(self, model: nn.Module) -> Inference:
         return defaults.inference(model, causal=self.cell.facts.causal)
+
+    def _compile(self, inference: Inference, ids: Tensor) -> None:
+        """Call what compiles when it is first called, so that no sample contains it: the time cap would end at the first."""
+        if any(technique.compiles for technique in self.request.techniques):
+            self.announce("compile")
+            logits, cache = inference.prefill(inference, ids, torch.ones_like(ids))
+            for _ in range(0 if "decode" in self.request.phase_skips else self.cell.decode_steps):
+                logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
 
     def _sample_inference(self, inference: Inference, ids: Tensor, observation: Observation) -> None:
         """Prefill and decode in turn, each timed by itself, until both are known well enough."""
