@@ -56,7 +56,10 @@ class LoRA(Technique):
         return self._dora_unsupported([t for t in earlier if getattr(t, "at", "infer") != "apply"])
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
-        """DoRA wants the weights as they are."""
+        """DoRA wants the weights as they are, and AdaLoRA all layers' updates in one place."""
+        stages = next((technique for technique in later if technique.dimension == "pp"), None)
+        if self.adalora and stages:
+            return f"adalora weighs the updates of all layers, which {stages.name} has on different ranks"
         return self._dora_unsupported(later)
 
     def _dora_unsupported(self, others: Sequence[Technique]) -> str | None:

@@ -98,7 +98,7 @@ class Pipeline(Technique):
     def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float:
         """The fullest rank has at least the mean of all; of activations the first stage keeps p of m microbatches, or all."""
         ranks = cell.parallel.get(self.name, 1)
-        kept = 1.0 if phase == "infer" or self.schedule == "gpipe" else min(1.0, ranks / self.microbatches)
+        kept = 1.0 if phase == "infer" or self.schedule == "gpipe" or ranks == 1 else min(1.0, ranks / self.microbatches)
         return untouched_bytes(cell, phase) * (kept / ranks - 1)
 
     def load(self, request: LoadRequest) -> LoadRequest:
