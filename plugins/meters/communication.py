@@ -1,6 +1,7 @@
 """How much ranks exchange in a step, and how much of its time that takes beside and beyond computing."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ Interval = tuple[float, float]
 
 _STEP = "effbench.step"
 _WHOLE = "effbench.step of all ranks"
+_SCHEDSTAT = Path("/proc/thread-self/schedstat")
 _PASSES = 4  # the first is given up: ranks enter it at different times
 _WAITS = frozenset({"c10d", "_c10d_functional", "autograd", "profiler"})
 """Namespaces of operators that start or await communication, or are not operators at all."""
@@ -33,9 +35,9 @@ class Communication(Meter):
     end of a collective or a message (`gloo:…` on the CPU, NCCL's kernels on CUDA), where several overlap counted once. It is
     exposed while this rank runs no other operator (CPU) or kernel (CUDA).
 
-    A rank is idle while its thread does not run (CPU: it waits without spinning) or no kernel but NCCL's does (CUDA), from the
-    start of a pass, which all ranks begin together, until the last rank has ended it. In a pipeline that is the bubble with what
-    its messages and unequal stages add; where ranks share cores, waiting for a core is in it too.
+    A rank is idle while its thread sleeps (CPU; ready without a core to run on is not idle) or no kernel but NCCL's runs (CUDA),
+    from the start of a pass, which all ranks begin together, until the last rank has ended it. In a pipeline that is the bubble
+    with what its messages and unequal stages add.
     """
 
     name: ClassVar = "communication"
@@ -95,15 +97,24 @@ def _profiled(step: "TrainStep", batch: "Batch", *, cuda: bool) -> "Sequence[Fun
 
 
 def _waited(step: "TrainStep", batch: "Batch") -> float:
-    """The share of one pass, until the last rank has ended it, in which this thread does not run."""
+    """The share of one pass, until the last rank has ended it, in which this thread has nothing to run."""
     from torch.distributed import barrier
 
     barrier()
-    wall, running = perf_counter(), thread_time()
+    start, busy = perf_counter(), _busy_seconds()
     step.forward_backward(step, batch)
-    running = thread_time() - running
+    busy = _busy_seconds() - busy
     barrier()
-    return max(0.0, 1 - running / (perf_counter() - wall))
+    return max(0.0, 1 - busy / (perf_counter() - start))
+
+
+def _busy_seconds() -> float:
+    """How long this thread has run, or could have run and had no core: the second figure of Linux's schedstat, which others lack."""
+    try:
+        ready = int(_SCHEDSTAT.read_text().split()[1]) / 1e9
+    except FileNotFoundError:
+        ready = 0.0
+    return thread_time() + ready
 
 
 def idle_share(events: "Iterable[FunctionEvent]") -> float:

@@ -1,5 +1,7 @@
 """Bytes that ranks exchange, exactly; and how long they wait."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,6 +12,7 @@ from torch import nn
 from torch.distributed import _functional_collectives as functional
 
 from effbench.plugin import Observation
+from effbench.worker import defaults
 from tests.ranks import run_ranks
 from tests.records import make_cell
 from tests.techniques.conftest import llama
@@ -66,9 +69,9 @@ def test_bytes_are_those_of_the_tensors_that_go_in():
     unknown = {name: what for found in (first, second) for name, (_, what) in found.items() if what}
     assert unknown == {"functional broadcast": {"broadcast"}}
     both = {name: (first[name][0], second[name][0]) for name in first}
-    # FSDP gathers each layer of its own for both passes, half of it from each rank, and scatters whole gradients.
+    # FSDP gathers each layer once, half of it from each rank, and scatters its whole gradient.
     assert both["ddp"] == (3 * LAYER,) * 2
-    assert both["fsdp"] == (3 * (2 * LAYER // 2 + LAYER),) * 2
+    assert both["fsdp"] == (3 * (LAYER // 2 + LAYER),) * 2
     assert both["message"] == both["broadcast"] == (32, 0)
     assert both["both ways"] == both["gather"] == both["functional"] == (32, 32)
     assert both["barrier"] == (0, 0)
@@ -93,8 +96,8 @@ def test_a_pipeline_sends_hidden_states_and_their_gradients_and_the_tied_gradien
     assert all(0 < rank["train.idle_share"] < 0.5 for rank in ranks)
 
 
-class Blocks(nn.Module):
-    """Does nothing until the other rank has had its turn: half of a pass each."""
+class Turn(nn.Module):
+    """The second rank computes when the first one has: half of a pass each."""
 
     def __init__(self, rank):
         super().__init__()
@@ -113,12 +116,8 @@ class Blocks(nn.Module):
 
 def waits(here):
     here._join([DDP()])
-    from effbench.worker import defaults
-
-    model = Blocks(here.rank)
+    model = Turn(here.rank)
     step = defaults.train_step(model, list(model.parameters()), make_cell(world_size=2))
-    from dataclasses import replace
-
     step = replace(step, loss=lambda model, batch: model(batch["x"]))
     observation = Observation(make_cell(world_size=2), "train", step=step, batch={"x": torch.rand(200, 200)}, rank=here.rank)
     before = model.weight.clone()
@@ -129,5 +128,4 @@ def waits(here):
 
 
 def test_ranks_that_take_turns_wait_half_of_the_time():
-    # Each rank's part of the mean: other processes can only make both wait longer.
     assert sum(run_ranks(2, waits)) == pytest.approx(0.5, abs=0.15)
