@@ -31,22 +31,28 @@ class Communication(Meter):
     up over ranks. An algorithm moves more or less of them: a ring's all-reduce of N ranks has each send 2 (N - 1) / N of its
     payload. Absent where an operator is not known.
 
-    Shares come from a profile of forward and backward passes without the update. In flight is the time between the start and the
+    Shares come from a profile of forward and backward passes without the update. In flight is the time from the start to the
     end of a collective or a message (`gloo:…` on the CPU, NCCL's kernels on CUDA), where several overlap counted once. It is
     exposed while this rank runs no other operator (CPU) or kernel (CUDA).
 
     A rank is idle while its thread sleeps (CPU; ready without a core to run on is not idle) or no kernel but NCCL's runs (CUDA),
-    from the start of a pass, which all ranks begin together, until the last rank has ended it. In a pipeline that is the bubble
+    from the start of a pass, which all ranks begin together, until the last one has ended it. In a pipeline that is the bubble
     with what its messages and unequal stages add.
     """
 
     name: ClassVar = "communication"
     metrics: ClassVar = (
-        Metric("train.communication_bytes", "B", "lower", "Bytes handed to collectives and sends in a step, by all ranks.", "sum"),
+        Metric(
+            "train.communication_bytes", "B", "lower", "Bytes given to collectives and sends in a step, by all ranks.", "sum"
+        ),
         Metric("train.communication_share", "share", "lower", "Share of a pass with a collective in flight.", "max"),
         Metric("train.exposed_communication_share", "share", "lower", "The part of it in which nothing is computed.", "max"),
         Metric(
-            "train.idle_share", "share", "lower", "Share of a pass in which a rank waits: a pipeline's bubble; mean over ranks.", "sum"
+            "train.idle_share",
+            "share",
+            "lower",
+            "Share of a pass in which a rank waits (the bubble), mean over ranks.",
+            "sum",
         ),
     )
 
@@ -109,7 +115,7 @@ def _waited(step: "TrainStep", batch: "Batch") -> float:
 
 
 def _busy_seconds() -> float:
-    """How long this thread has run, or could have run and had no core: the second figure of Linux's schedstat, which others lack."""
+    """How long this thread has run, or been ready without a core: the second figure of schedstat, which only Linux has."""
     try:
         ready = int(_SCHEDSTAT.read_text().split()[1]) / 1e9
     except FileNotFoundError:

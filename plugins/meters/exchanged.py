@@ -30,7 +30,9 @@ _ROOTED = {"broadcast_": 2, "scatter_": 3}
 """Where only one rank gives something: the place of its number."""
 _FUNCTIONAL = frozenset(("all_gather_into_tensor", "all_reduce", "all_to_all_single", "isend", "reduce_scatter_tensor"))
 """The operators that DTensor uses, without their variants; what goes in is the first argument."""
-_NOTHING = frozenset(("barrier", "monitored_barrier_", "recv_", "recv_any_source_", "irecv", "wait_tensor", "_wrap_tensor_autograd"))
+_NOTHING = frozenset(
+    ("barrier", "monitored_barrier_", "recv_", "recv_any_source_", "irecv", "wait_tensor", "_wrap_tensor_autograd")
+)
 
 
 class Exchanged(TorchDispatchMode):
@@ -40,7 +42,7 @@ class Exchanged(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.total = 0
         self.unknown: set[str] = set()
         """Operators of which it is not known what they hand over."""

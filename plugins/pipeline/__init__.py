@@ -41,14 +41,18 @@ class Pipeline(Technique):
         ),
     )
 
-    ranks: int | None = Field(default=None, ge=1, description="ranks in a row; those that the rest of the stack leaves, if left out")
-    schedule: Literal["gpipe", "1f1b", "interleaved"] = Field(default="1f1b", description="order of forward and backward passes")
+    ranks: int | None = Field(
+        default=None, ge=1, description="ranks in a row; those that the rest of the stack leaves, if left out"
+    )
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = Field(
+        default="1f1b", description="order of forward and backward passes"
+    )
     microbatches: int = Field(default=4, ge=1, description="parts that a data-parallel rank's batch is cut into")
     chunks: int = Field(default=2, ge=2, description="stages per rank; schedule = interleaved alone")
 
     @property
     def stages_per_rank(self) -> int:
-        """v of the formula."""
+        """The formula's v."""
         return self.chunks if self.schedule == "interleaved" else 1
 
     def degree(self) -> int | None:
@@ -57,20 +61,24 @@ class Pipeline(Technique):
 
     def unsupported(self, cell: Cell) -> str | None:
         """The model must be one that is known, and everything must divide."""
-        ranks = cell.parallel.get(self.name, 1)
+        ranks, batch = cell.parallel.get(self.name, 1), cell.batch_size // cell.data_ranks
+        stages = ranks * self.stages_per_rank
         if cell.facts.model_type not in LAYOUTS:
             return f"stages are known of {', '.join(LAYOUTS)}, not of {cell.facts.model_type}"
-        stages, batch = ranks * self.stages_per_rank, cell.batch_size // cell.data_ranks
         if ranks == 1:
             return None
         if stages > cell.facts.layers:
             return f"{stages} stages need as many layers, and the model has {cell.facts.layers}"
         if batch % self.microbatches:
             return f"a batch of {batch} per data-parallel rank cannot be cut into {self.microbatches} microbatches"
+        return self._no_schedule(ranks)
+
+    def _no_schedule(self, ranks: int) -> str | None:
         if self.schedule == "1f1b" and self.microbatches < ranks:
             return f"1f1b needs a microbatch for each of {ranks} ranks, not {self.microbatches}: use gpipe"
-        if self.schedule == "interleaved" and self.microbatches % max(1, self.microbatches // ranks):
-            return f"interleaved runs rounds of {ranks} microbatches or a few more, all alike: {self.microbatches} is no such number"
+        rounds = max(1, self.microbatches // ranks)
+        if self.schedule == "interleaved" and self.microbatches % rounds:
+            return f"interleaved takes microbatches in {rounds} equal rounds, and {self.microbatches} do not divide so"
         return None
 
     def unsupported_after(self, earlier: Sequence[Technique]) -> str | None:
@@ -79,7 +87,7 @@ class Pipeline(Technique):
             if "virtual tokens" in technique.sets:
                 return f"{technique.name} puts tokens before the first layer, and later stages would not know"
             if technique.family == "pruning" and getattr(technique, "at", "apply") != "apply":
-                return f"{technique.name} compares all layers' weights: use at = \"apply\", when they are still on one rank"
+                return f'{technique.name} compares all layers\' weights: use at = "apply", when they are still on one rank'
         return _no_teacher(earlier)
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:

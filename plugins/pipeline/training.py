@@ -19,6 +19,14 @@ _NO_LABEL = -100
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
+def scheduled(name: str, stages: list[PipelineStage], microbatches: int, loss: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """The order in which a rank runs its stages; gradients of microbatches add up, as `loss` weighs them."""
+    options: dict[str, Any] = {"loss_fn": loss, "scale_grads": False}
+    if name == "interleaved":
+        return ScheduleInterleaved1F1B(list(stages), microbatches, **options)
+    return (ScheduleGPipe if name == "gpipe" else Schedule1F1B)(stages[0], microbatches, **options)
+
+
 class Pipelined:
     """The `forward_backward` of a pipeline: every rank runs its stages of each microbatch, in the order of a schedule."""
 
@@ -70,11 +78,7 @@ class Pipelined:
             )
             for number, module in zip(line.mine, modules, strict=True)
         ]
-        options: dict[str, Any] = {"loss_fn": _weighted, "scale_grads": False}
-        if self._schedule == "interleaved":
-            return ScheduleInterleaved1F1B(stages, self._microbatches, **options), modules  # type: ignore[arg-type]  # a list of a subclass
-        kind = ScheduleGPipe if self._schedule == "gpipe" else Schedule1F1B
-        return kind(stages[0], self._microbatches, **options), modules
+        return scheduled(self._schedule, stages, self._microbatches, _weighted), modules
 
     @property
     def _has_loss(self) -> bool:
