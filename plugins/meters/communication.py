@@ -35,7 +35,7 @@ class Communication(Meter):
     end of a collective or a message (`gloo:…` on the CPU, NCCL's kernels on CUDA), where several overlap counted once. It is
     exposed while this rank runs no other operator (CPU) or kernel (CUDA).
 
-    A rank is idle while its thread sleeps (CPU; ready without a core to run on is not idle) or no kernel but NCCL's runs (CUDA),
+    A rank is idle while its thread sleeps (CPU; waiting for a core is not idling) or no kernel but NCCL's runs (CUDA),
     from the start of a pass, which all ranks begin together, until the last one has ended it. In a pipeline that is the bubble
     with what its messages and unequal stages add.
     """

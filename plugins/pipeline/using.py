@@ -48,7 +48,7 @@ class Relay:
             if stage.last:
                 result = returned.float()
             else:
-                dist.send(output.to(hidden.dtype), group=line.group, group_dst=(stage.number + 1) % line.ranks)
+                dist.send(output.to(hidden.dtype).contiguous(), group=line.group, group_dst=(stage.number + 1) % line.ranks)
         dist.broadcast(result, group=line.group, group_src=line.ranks - 1)
         return result
 
