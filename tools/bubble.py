@@ -25,7 +25,7 @@ from torch.distributed.pipelining import PipelineStage
 SCHEDULES = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 """And how many stages each has per rank."""
 STEPS = 3  # after one that sets up
-ROWS, WIDTH, DEPTH = 64, 256, 16
+ROWS, WIDTH, DEPTH = 256, 512, 8
 
 
 class _Wait(torch.autograd.Function):
