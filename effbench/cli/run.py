@@ -81,7 +81,7 @@ def _announce(planned: "Plan", session: "Run") -> None:
     total = sum(planned.rounds(cell, session.rounds) for cell in planned.cells)
     pending = session.pending()
     again = sum(turn.again for turn in pending)
-    lost = sum(session.out_of_memory.reason(turn.cell) is not None for turn in pending)
+    lost = sum(session.measured.out_of_memory.reason(turn.cell) is not None for turn in pending)
     typer.echo(
         f"{planned.suite.name}: {total} trials ({len(planned.cells)} cells, {session.rounds} rounds), {len(pending)} to run"
         + (f", {again} of them again: a stack and its baseline are compared within one session" if again else "")

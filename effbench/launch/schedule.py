@@ -9,13 +9,31 @@ from effbench.plan.plan import Plan
 from effbench.plugin.cell import Cell
 
 
+class Part(NamedTuple):
+    """What of a suite a session measures; all of it unless something is named."""
+
+    round: int | None = None
+    world_size: int | None = None
+
+    def rounds(self, count: int) -> range:
+        """Those of so many rounds that belong to it."""
+        return range(1, count + 1) if self.round is None else range(self.round, self.round + 1)
+
+    def cells(self, plan: Plan) -> set[str] | None:
+        """Ids of the cells that belong to it, for `turns`; None for all."""
+        return None if self.world_size is None else {cell.id for cell in plan.cells if cell.world_size == self.world_size}
+
+
+WHOLE = Part()
+
+
 class Turn(NamedTuple):
     """One trial to run."""
 
     round: int
     cell: Cell
     again: bool = False
-    """Measured already, in another session; this record is written beside that one."""
+    """Another session has measured it, or will: its own part of the suite is. This record is written beside that one."""
 
 
 Sessions = Mapping[tuple[str, int], Collection[str]]
@@ -32,6 +50,7 @@ def turns(
     Cells in `lost`, which will not be launched, have nothing to be paired with: they get a turn of their own, to be recorded.
     """
     cells = {cell.id: cell for cell in plan.cells}
+    own = cells if only is None else only
     partners = {
         name: [] if name in lost else [partner for partner in pairs if partner not in lost]
         for name, pairs in _baselines(cells, plan.suite.baseline).items()
@@ -40,11 +59,12 @@ def turns(
         order = sorted(name for name, cell in cells.items() if number <= plan.rounds(cell, number))
         random.Random(f"{plan.suite.seed}:{number}").shuffle(order)  # noqa: S311 - an order, not a secret
         wanted: set[str] = set()
-        for name in order if only is None else (name for name in order if name in only):
+        for name in (name for name in order if name in own):
             pair = (name, *partners[name])
             if not set.intersection(*(set(measured.get((member, number), ())) for member in pair)):
                 wanted.update(pair)
-        yield from (Turn(number, cells[name], again=bool(measured.get((name, number)))) for name in order if name in wanted)
+        for name in (name for name in order if name in wanted):
+            yield Turn(number, cells[name], again=name not in own or bool(measured.get((name, number))))
 
 
 def _baselines(cells: Mapping[str, Cell], baseline: str) -> dict[str, list[str]]:
