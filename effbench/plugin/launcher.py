@@ -100,10 +100,6 @@ class Submission(Protocol):
         """End all that have not ended."""
         ...
 
-    def discard(self) -> None:
-        """Remove what was only needed while they ran."""
-        ...
-
 
 class ArrayLauncher(AnyLauncher):
     """Hands a run to a cluster's scheduler, part by part; each part is a session of its own on the machine it is given."""
@@ -117,5 +113,5 @@ class ArrayLauncher(AnyLauncher):
     def submit(self, elements: Sequence[Element], title: str, folder: Path, cores: int) -> Submission:
         """Hand them over. InputError where the scheduler does not take them.
 
-        `folder` is private, and every machine of the cluster sees it. `cores`: what all ranks of the largest cell need together.
+        `folder` is private, and every machine of the cluster sees it. All ranks of the largest cell together need `cores`.
         """
