@@ -83,9 +83,9 @@ def _announce(session: ArrayRun, elements: int) -> None:
     for note in session.plan.notes:
         typer.echo(f"note: {note}", err=True)
     trials = sum(map(len, session.pending().values()))
+    where = f", in {elements} array elements of one round and world size each" if elements else ""
     typer.echo(
-        f"{session.plan.suite.name}: {len(session.plan.cells)} cells, {session.rounds} rounds; {trials} trials to run, in "
-        f"{elements} array elements of one round and world size each"
+        f"{session.plan.suite.name}: {len(session.plan.cells)} cells, {session.rounds} rounds, {trials} trials to run{where}"
     )
 
 

@@ -72,6 +72,6 @@ def overrides(settings: list[str] | None) -> dict[str, str]:
 
 
 def flags_and_values(options: list[str]) -> dict[str, str | bool]:
-    """`["a=1", "b"]` as a mapping, where what has no value is a flag."""
+    """`["a=1", "b", "c=no"]` as a mapping: what has no value is a flag, and `no` takes one away."""
     parts = (option.partition("=") for option in options)
-    return {key.strip().removeprefix("--"): value.strip() if separator else True for key, separator, value in parts}
+    return {key.strip(): value.strip() != "no" and value.strip() if separator else True for key, separator, value in parts}

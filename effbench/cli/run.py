@@ -57,7 +57,7 @@ def run(
     cpus_per_task: Annotated[int | None, typer.Option(min=1, help="… cores of each; what the largest cell needs.")] = None,
     time: Annotated[str | None, typer.Option(metavar="1h", help="… limit of one array element.")] = None,
     slurm: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="… any other option of sbatch, e.g. account=me or exclusive.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="… other options of sbatch, e.g. account=me, exclusive=no.")
     ] = None,
 ) -> None:
     """Measure a suite on this machine. The same command again runs only what is missing.

@@ -12,19 +12,11 @@ from effbench.plugin import ArrayLauncher, Element, Submission, hookimpl
 from effbench.plugin.launcher import AnyLauncher
 
 _OWN_OPTIONS = ("partition", "nodes", "gpus-per-node", "cpus-per-task", "time")
-_SET_HERE = (
-    "array",
-    "chdir",
-    "error",
-    "job-name",
-    "ntasks",
-    "ntasks-per-node",
-    "open-mode",
-    "output",
-    "requeue",
-    "signal",
-    "wrap",
-)
+_SET_HERE = ("array", "chdir", "error", "job-name", "ntasks", "ntasks-per-node", "open-mode", "output", "signal", "wrap")
+_ASKED: dict[str, str | bool] = {
+    "exclusive": True,  # who shares a machine is disturbed, and elements of one run would disturb each other
+    "requeue": True,
+}
 _WARNING_S = 30
 """How long before its time limit an element is told to make way."""
 
@@ -43,7 +35,7 @@ class Slurm(ArrayLauncher):
         default=None, ge=1, description="cores on each machine; as many as the largest cell's threads by default"
     )
     time: float = Field(default=3600, ge=60, description="limit of an element, in seconds")
-    slurm: dict[str, str | bool] = Field(default={}, description="any other long option of sbatch, such as account or qos")
+    slurm: dict[str, str | bool] = Field(default={}, description="other long options of sbatch; False for none")
 
     @field_validator("slurm")
     @classmethod
@@ -102,7 +94,7 @@ class Slurm(ArrayLauncher):
             "cpus_per_task": cpus,
             "time": ceil(self.time / 60),
             "signal_delay_s": _WARNING_S,
-            "additional_parameters": {"requeue": True, **self.slurm},
+            "additional_parameters": {name: value for name, value in (_ASKED | self.slurm).items() if value is not False},
             # One process on the first machine, which may use every core of the allocation, and does the rest.
             "srun_args": ["--nodes=1", "--ntasks=1", f"--cpus-per-task={cpus}", "--cpu-bind=none"],
         }
