@@ -80,6 +80,7 @@ def run(
     if until_clear and part != WHOLE:
         raise InputError("--until-clear looks at whole boards: leave out --only-round and --only-world-size")
     planned, catalog, sources = prepare(suite, plugin, stack, set_)
+    part.check(planned)
     count = only_round or rounds or planned.suite.rounds
     given = {
         "nnodes": nnodes,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from effbench.plan.plan import Plan
 from effbench.plugin.cell import Cell
+from effbench.plugin.errors import InputError
 
 
 class Part(NamedTuple):
@@ -14,6 +15,12 @@ class Part(NamedTuple):
 
     round: int | None = None
     world_size: int | None = None
+
+    def check(self, plan: Plan) -> None:
+        """InputError where there is no such part."""
+        sizes = sorted({cell.world_size for cell in (*plan.cells, *(skip.cell for skip in plan.skips))})
+        if self.world_size is not None and self.world_size not in sizes:
+            raise InputError(f"no cell has world size {self.world_size}: this suite has {', '.join(map(str, sizes))}")
 
     def rounds(self, count: int) -> range:
         """Those of so many rounds that belong to it."""

@@ -41,12 +41,15 @@ SchedulerParameters=sched_interval=1,bf_interval=1
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 KillWait=5
 NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
 NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
 PartitionName=single Nodes=one Default=YES
 PartitionName=both Nodes=one,two
 PartitionName=shut Nodes=one State=DOWN
+PartitionName=urgent Nodes=one PriorityTier=10
 """
 
 
@@ -61,7 +64,7 @@ def wait_until(condition, what, timeout=60):
 
 def slurm_says(*command):
     """What a program of Slurm's prints."""
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
 
 
 @pytest.fixture(scope="session", autouse=True)

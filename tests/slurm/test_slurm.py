@@ -107,7 +107,7 @@ def test_what_is_measured_is_not_submitted_again(spread):
 
 @pytest.fixture(scope="module")
 def hardships(tmp_path_factory, tiny_model):
-    """Two rounds: the first is requeued in the middle, the second killed; then once more, and its node is wanted."""
+    """Two rounds: the first is requeued in the middle, the second killed; then once more, preempted, and out of time."""
     folder = tmp_path_factory.mktemp("hardships")
     (folder / "slow.py").write_text(SLOW)
     (folder / "small.toml").write_text(SUITE.format(model=tiny_model) + "".join(f'{name} = ["slow"]\n' for name in "abc"))
@@ -122,9 +122,12 @@ def hardships(tmp_path_factory, tiny_model):
     _, told = first.communicate(timeout=200)
     kept = {file: file.stat().st_mtime_ns for file, _ in found(folder / "out")}
     second = start(folder, *arguments)
-    wait_until(lambda: processes("--only-round", "2"), "the second element once more", 120)
+    [process] = wait_until(lambda: processes("--only-round", "2"), "the second element once more", 120)
     [job] = [job for job, state in jobs().items() if state == "RUNNING"]
-    slurm_says("scancel", "--signal=USR2", job)
+    slurm_says("sbatch", "--wait", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
+    assert not process.is_running()
+    wait_until(lambda: processes("--only-round", "2"), "the second element after its preemption", 120)
+    slurm_says("scancel", "--signal=USR2", job)  # as Slurm does before the time limit
     wait_until(lambda: jobs()[job] == "PENDING", "the second element back in the queue")
     out, err = second.communicate(timeout=200)
     return folder, array, (first.returncode, told), begun, kept, (second.returncode, out, err)
@@ -152,7 +155,7 @@ def test_an_element_that_dies_is_one_line_and_the_others_go_on(hardships):
     assert "Traceback" not in told
 
 
-def test_the_same_command_measures_what_a_dead_element_left_and_survives_preemption(hardships):
+def test_the_same_command_measures_what_a_dead_element_left_and_survives_preemption_and_its_time_limit(hardships):
     folder, _, _, _, kept, (status, out, err) = hardships
     assert status == 0, out + err
     assert "4 trials to run, in 1 array elements" in out
