@@ -80,6 +80,8 @@ def _planned(launcher: "ArrayLauncher", catalog: "Catalog", asked: Asked) -> "tu
 def _announce(session: ArrayRun, elements: int) -> None:
     for problem in session.problems:
         typer.echo(f"effbench: {problem}", err=True)
+    for reason, count in session.plan.skip_reasons():
+        typer.echo(f"skipped: {count} cells: {reason}", err=True)
     for note in session.plan.notes:
         typer.echo(f"note: {note}", err=True)
     trials = sum(map(len, session.pending().values()))

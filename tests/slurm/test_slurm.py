@@ -15,6 +15,8 @@ from tests.end_to_end.conftest import SUITE, effbench
 from tests.end_to_end.test_interruption import SLOW, _listen_to_ctrl_c
 from tests.slurm.conftest import slurm_says, wait_until
 
+pytestmark = pytest.mark.timeout(600)  # a fixture's elements each start a worker, one after another
+
 TWO_SIZES = SUITE.replace("batch_size = [2]", "batch_size = [4]\nworld_size = [1, 2]")
 
 
