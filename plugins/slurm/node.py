@@ -68,9 +68,10 @@ def _endpoint() -> str:
 @contextmanager
 def _others(count: int, endpoint: str, environment: Mapping[str, str]) -> Iterator[None]:
     """`effbench join` on the allocation's other machines, until the run is over."""
-    step = (f"--nodes={count}", f"--ntasks={count}", "--relative=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1")
+    cores = f"--cpus-per-task={os.environ['SLURM_CPUS_PER_TASK']}"
+    place = (f"--nodes={count}", f"--ntasks={count}", "--relative=1", "--overlap", cores, "--cpu-bind=none")
     process: subprocess.Popen[Any] = subprocess.Popen(
-        ("srun", *step, *_EFFBENCH, "join", endpoint), env=os.environ | environment
+        ("srun", *place, "--kill-on-bad-exit=1", *_EFFBENCH, "join", endpoint), env=os.environ | environment
     )
     try:
         yield

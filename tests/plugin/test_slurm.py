@@ -165,6 +165,7 @@ def test_what_is_pickled_is_a_name_and_a_command_line():
 def test_several_nodes_join_with_a_secret_of_their_own_in_the_environment(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
     started = []
 
     class Process:
@@ -186,7 +187,7 @@ def test_several_nodes_join_with_a_secret_of_their_own_in_the_environment(monkey
     for (join, secret), (run, same) in zip(joins, runs, strict=True):
         endpoint = join[-1]
         assert join[:1] + join[-4:-1] == ["srun", "-m", "effbench", "join"]
-        assert {"--nodes=2", "--relative=1", "--overlap"} <= set(join)
+        assert {"--nodes=2", "--relative=1", "--overlap", "--cpus-per-task=6"} <= set(join)
         assert run[1:5] == ["-m", "effbench", "run", "quick"]
         assert run[5:] == ["--launcher", "torchrun", "--nnodes", "3", "--rdzv-endpoint", endpoint]
         assert secret == same
