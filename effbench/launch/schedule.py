@@ -40,7 +40,7 @@ class Turn(NamedTuple):
     round: int
     cell: Cell
     again: bool = False
-    """Another session has measured it, or will: its own part of the suite is. This record is written beside that one."""
+    """Another session has measured it, or the session of its own part will; this record is written beside that one."""
 
 
 Sessions = Mapping[tuple[str, int], Collection[str]]
