@@ -195,7 +195,7 @@ def test_the_longest_trial_of_a_cell_is_what_the_budget_knows(make):
     first = make(rounds=3)
     for turn in first.pending():
         record(first, turn, wall_s={1: 2.0, 2: 9.0, 3: 1.0}[turn.round])
-    assert set(make().seconds_seen.values()) == {9.0}
+    assert set(make().measured.seconds.values()) == {9.0}
 
 
 def test_messages_lose_this_machines_paths():
