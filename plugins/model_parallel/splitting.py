@@ -19,7 +19,7 @@ from effbench.plugin import InputError
 
 from . import styles
 from .plans import WIDTHS, Plan
-from .styles import Part, Split, SplitVocabulary, sharded
+from .styles import Move, Part, Split, SplitVocabulary, sharded
 
 Parts = Callable[[str], Part]
 _PACKED = 3  # queries, keys and values
@@ -63,43 +63,31 @@ class _Splitting:
         if style == "replicated_with_grad_allreduce":
             self.styles[layer] = self.style(_shared)
         elif style in ("rowwise", "rowwise_split_input"):
-            self._row(layer)
-            self.styles[layer].entry = styles.SPLIT_COLUMNS if style == "rowwise_split_input" else None
+            self._row(layer, entry=styles.SPLIT_COLUMNS if style == "rowwise_split_input" else None)
         else:
-            self._column(layer, _PACKED if style == "packed_colwise" else 1)
-            self.styles[layer].exit = styles.JOIN_COLUMNS if style == "colwise_gather_output" else None
+            joined = styles.JOIN_COLUMNS if style == "colwise_gather_output" else None
+            self._column(layer, joined, _PACKED if style == "packed_colwise" else 1)
             self._narrow(around)
             self.columns[around].append(layer)
 
-    def _column(self, layer: Any, packed: int = 1) -> None:
+    def _column(self, layer: Any, exit_: Move | None, packed: int) -> None:
         """Each rank has some of the outputs. Of an update A·B it has all of A and the same outputs of B."""
-        base = self._with_update(layer, a=lambda _: _shared, b=partial(_outputs, packed=packed))
-        self.styles[base].parts = _outputs(base, packed)
-        self.styles[layer].entry = None if self.sequence else styles.INTO_COLUMNS
-        if isinstance(base, Conv1D):
-            base.nf //= self.ranks  # its forward pass makes the output's shape of it
-
-    def _row(self, layer: Any) -> None:
-        """Each rank has some of the inputs. Of an update A·B it has the same of A's; what B makes of them is summed as well."""
-        base = self._with_update(layer, a=_inputs, b=lambda _: _shared)
-        self.styles[base].parts = _inputs(base)
-        if self.sequence:
-            self.styles[layer].training, self.styles[layer].exit = True, styles.OUT_OF_ROWS_SPLIT
-            self.styles[layer].otherwise = styles.OUT_OF_ROWS
-        else:
-            self.styles[layer].exit = styles.OUT_OF_ROWS
-
-    def _with_update(self, layer: Any, a: Callable[[Any], Parts], b: Callable[[Any], Parts]) -> Any:
-        """The plain layer, inside of peft's with an update beside it or not."""
         self.styles[layer] = self.style()
-        if isinstance(layer, LoraLayer):
-            for linears, parts in ((layer.lora_A, a), (layer.lora_B, b)):
-                self.styles |= {linear: self.style(parts(linear)) for linear in linears.values()}
-            layer = layer.base_layer
-            self.styles[layer] = self.style()
-        if not isinstance(layer, nn.Linear | Conv1D):
-            raise InputError(f"tensor_parallel splits linear layers, not a {type(layer).__name__}")
-        return layer
+        linear, a, b = _with_update(layer)
+        self.styles |= {part: self.style(_outputs(part, packed), exit=exit_) for part in (linear, *b)}
+        self.styles |= {part: self.style(_shared) for part in a}
+        self.styles[layer].entry = None if self.sequence else styles.INTO_COLUMNS
+        if isinstance(linear, Conv1D):
+            linear.nf //= self.ranks  # its forward pass makes the output's shape of it
+
+    def _row(self, layer: Any, entry: Move | None) -> None:
+        """Each rank has some of the inputs. Of an update A·B it has the same inputs of A and all of B, which reads A's sum."""
+        linear, a, b = _with_update(layer)
+        leaving: dict[str, Any] = {"exit": styles.OUT_OF_ROWS}
+        if self.sequence:
+            leaving = {"exit": styles.OUT_OF_ROWS_SPLIT, "otherwise": styles.OUT_OF_ROWS, "training": True}
+        self.styles |= {part: self.style(_inputs(part), entry=entry, **leaving) for part in (linear, *a)}
+        self.styles |= {part: self.style(_shared) for part in b if self.sequence}
 
     def _narrow(self, attention: nn.Module) -> None:
         """Correct what a module notes of its whole width, where it does not read it off its tensors; once."""
@@ -144,6 +132,17 @@ class _Splitting:
         """Every module with a style or with parameters; the latter, if nothing was said of it, the same on all ranks."""
         named = {name: self.styles.get(module, self.style() if module._parameters else None) for name, module in self.model.named_modules()}
         return {name: style for name, style in named.items() if style is not None}
+
+
+def _with_update(layer: Any) -> tuple[Any, list[nn.Module], list[nn.Module]]:
+    """The plain layer, and the A's and B's that peft's LoRA put beside it."""
+    updates: tuple[list[nn.Module], list[nn.Module]] = ([], [])
+    if isinstance(layer, LoraLayer):
+        updates = (list(layer.lora_A.values()), list(layer.lora_B.values()))
+        layer = layer.base_layer
+    if not isinstance(layer, nn.Linear | Conv1D):
+        raise InputError(f"tensor_parallel splits linear layers, not a {type(layer).__name__}")
+    return layer, *updates
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -23,8 +23,9 @@ class Move(NamedTuple):
     gradient: Placement
 
     def __call__(self, tensor: Tensor, mesh: DeviceMesh) -> Tensor:
-        laid = DTensor.from_local(tensor, mesh, [self.given], run_check=False)
-        return laid.redistribute(placements=[self.wanted]).to_local(grad_placements=[self.gradient])
+        given, wanted, gradient = (_normalized(placement, tensor.ndim) for placement in self)
+        laid = DTensor.from_local(tensor, mesh, [given], run_check=False)
+        return laid.redistribute(placements=[wanted]).to_local(grad_placements=[gradient])
 
 
 INTO_COLUMNS = Move(Replicate(), Replicate(), Partial())
@@ -140,6 +141,10 @@ class SplitVocabulary(Split):
 
         module.forward = forward  # type: ignore[method-assign]  # as above
         return module
+
+
+def _normalized(placement: Placement, dimensions: int) -> Placement:
+    return Shard(placement.dim % dimensions) if isinstance(placement, Shard) else placement
 
 
 def _with_first(
