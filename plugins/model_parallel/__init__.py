@@ -1,9 +1,10 @@
-"""A model's matrices, or its sequence, split over ranks."""
+"""A model's matrices, or its sequences, split over ranks."""
 
 from collections.abc import Callable
 
 from effbench.plugin import Technique, hookimpl
 
+from .context_parallel import ContextParallel
 from .tensor_parallel import TensorParallel
 
 
@@ -11,3 +12,4 @@ from .tensor_parallel import TensorParallel
 def register_techniques(register: "Callable[[type[Technique]], None]") -> None:
     """Register both ways of splitting a model."""
     register(TensorParallel)
+    register(ContextParallel)

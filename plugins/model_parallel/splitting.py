@@ -135,11 +135,11 @@ class _Splitting:
 
 
 def _with_update(layer: Any) -> tuple[Any, list[nn.Module], list[nn.Module]]:
-    """The plain layer, and the A's and B's that peft's LoRA put beside it."""
+    """The plain layer, and the A's and B's that peft's LoRA put beside it; other wrappers see what the plain layer gives."""
     updates: tuple[list[nn.Module], list[nn.Module]] = ([], [])
     if isinstance(layer, LoraLayer):
         updates = (list(layer.lora_A.values()), list(layer.lora_B.values()))
-        layer = layer.base_layer
+    layer = getattr(layer, "base_layer", layer)
     if not isinstance(layer, nn.Linear | Conv1D):
         raise InputError(f"tensor_parallel splits linear layers, not a {type(layer).__name__}")
     return layer, *updates
