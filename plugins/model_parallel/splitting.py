@@ -129,9 +129,10 @@ class _Splitting:
             self.styles[self.inner.base_model.norm].exit = styles.JOIN_SEQUENCE._replace(gradient=styles.WHOLE.gradient)
 
     def by_name(self) -> dict[str, Split]:
-        """Every module with a style or with parameters; the latter, if nothing was said of it, the same on all ranks."""
-        named = {name: self.styles.get(module, self.style() if module._parameters else None) for name, module in self.model.named_modules()}
-        return {name: style for name, style in named.items() if style is not None}
+        """Every module with a style or with parameters; where nothing was said of these, they are whole on every rank."""
+        for owner in (module for module in self.model.modules() if module._parameters):
+            self.styles.setdefault(owner, self.style())
+        return {name: self.styles[module] for name, module in self.model.named_modules() if module in self.styles}
 
 
 def _with_update(layer: Any) -> tuple[Any, list[nn.Module], list[nn.Module]]:

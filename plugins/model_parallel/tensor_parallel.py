@@ -66,11 +66,9 @@ class TensorParallel(Technique):
         for technique in earlier:
             if reason := _not_in_parts(technique):
                 return reason
-            if technique.dimension and _changes_model(technique):
+            if technique.dimension == "dp":
                 return f"{technique.name} distributes the layers that {self.name} splits: list it behind {self.name}"
-            known = technique.name in _SPLITTABLE or "attention" in technique.sets or technique.dimension
-            special = any(getattr(technique, option, False) for option in ("dora", "adalora"))
-            if _changes_model(technique) and (special or not known):
+            if _changes_model(technique) and not technique.dimension and not _splittable(technique):
                 return f"{self.name} does not know how to split what {technique.name} makes of a model"
             if self.sequence_parallel and technique.name == "adapters":
                 return f"sequence_parallel splits the positions that {technique.name} reads: leave one of the two out"
@@ -86,17 +84,18 @@ class TensorParallel(Technique):
         return None
 
     def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float:
-        """Of weights, channels, heads and cache each rank has its part; hidden states and logits are whole, but with sequences split.
+        """Of weights, channels, heads and cache each rank has its part; residuals are whole unless positions are split, logits are.
 
-        Of what a layer keeps in training (16 values per hidden channel and token), 10 belong to heads, and all are split with the
-        sequence: Korthikanti et al. 2022, section 4.
+        Of the 16 values per hidden channel and token that a layer keeps in training, 10 belong to heads: as good as all that
+        Korthikanti et al. 2022 (section 4) count there.
         """
         facts, ranks = cell.facts, cell.parallel.get(self.name, cell.world_size)
         size = {"float32": 4, "bfloat16": 2, "float16": 2}[cell.dtype]
         tokens = cell.batch_size / cell.data_ranks * cell.seq_len
         weights = facts.approximate_parameters
         if phase == "train":
-            split = 4 * weights + tokens * facts.layers * ((16 if self.sequence_parallel else 10) * facts.hidden + 4 * facts.intermediate)
+            hidden = (16 if self.sequence_parallel else 10) * facts.hidden
+            split = 4 * weights + tokens * facts.layers * (hidden + 4 * facts.intermediate)
         else:
             cached = tokens + cell.batch_size / cell.data_ranks * cell.new_tokens
             cache = cached * 2 * facts.layers * facts.hidden * facts.kv_heads / facts.heads
@@ -121,10 +120,19 @@ def _changes_model(technique: Technique) -> bool:
     return type(technique).apply is not Technique.apply
 
 
+def _splittable(technique: Technique) -> bool:
+    """Whether what it puts into a model is split with the layers, acts on one rank's heads as on all, or reads what is whole."""
+    whole = any(getattr(technique, option, False) for option in ("adalora", "dora"))  # norms and ranks of whole matrices
+    learns = technique.name == "linformer"  # each rank's heads would learn another projection
+    return not whole and not learns and (technique.name in _SPLITTABLE or "attention" in technique.sets)
+
+
 def _not_in_parts(technique: Technique) -> str | None:
-    """Why this one cannot work, at any time, where each rank has a part of each matrix."""
+    """Why this one cannot work, whenever it acts, where each rank has a part of each matrix."""
     if "linear weights" in technique.sets or technique.family in ("pruning", "distillation"):
         return f"{technique.name} needs whole matrices, of which each tensor-parallel rank has only a part"
     if technique.dimension == "dp" and not _changes_model(technique):
         return f"{technique.name} does not know parameters of which each rank has a part: use fsdp for data parallelism"
+    if technique.dimension == "pp":
+        return f"{technique.name} gives ranks different layers, which tensor_parallel wants to split over all of them"
     return None
