@@ -53,7 +53,9 @@ class ContextParallel(Technique):
             if "virtual tokens" in technique.sets:
                 return f"{technique.name} makes sequences longer than the parts that {self.name} cuts them into"
             if technique.family == "distillation":
-                return f"{technique.name} compares a student with a teacher, to whom {self.name} would give a part of a sequence"
+                return (
+                    f"{technique.name} compares a student with a teacher, to whom {self.name} would give a part of a sequence"
+                )
         return None
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
@@ -85,6 +87,4 @@ class ContextParallel(Technique):
         from .gathered_attention import Sequences, parted, summed
 
         sequences: Sequences = ctx.kept[self.name]
-        return replace(
-            step, loss=parted(step.loss, sequences), forward_backward=summed(step.forward_backward, sequences)
-        )
+        return replace(step, loss=parted(step.loss, sequences), forward_backward=summed(step.forward_backward, sequences))

@@ -100,7 +100,11 @@ def parts(here):
     model = here.trial([SEQUENCE], "llama").trained().model
     shares = {name: p.to_local().numel() / p.numel() for name, p in model.named_parameters()}
     whole = {name: p.to_local() for name, p in model.named_parameters() if p.placements == (Replicate(),)}
-    return shares, {name: tensor.detach().clone() for name, tensor in whole.items()}, model.lm_head.weight is model.model.embed_tokens.weight
+    return (
+        shares,
+        {name: tensor.detach().clone() for name, tensor in whole.items()},
+        model.lm_head.weight is model.model.embed_tokens.weight,
+    )
 
 
 def test_matrices_are_split_and_norms_stay_the_same_on_all_ranks():
