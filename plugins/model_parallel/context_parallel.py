@@ -20,8 +20,9 @@ class ContextParallel(Technique):
     It is the form that Llama 3 was trained with, exact as ring attention is (Liu et al. 2023, arXiv 2310.01889), with one
     all-gather in place of a ring. A rank has two chunks of 2 × ranks, one from either end, so that all have as many pairs to
     attend to. What layers keep for the backward pass, and logits, are split, but for gathered keys and values; weights and
-    optimizer state are whole on every rank. It costs the exchange of keys, values and all gradients, so it helps where sequences are
-    long and few, and not where data parallelism has enough sequences to share out. In inference each rank works as if alone.
+    optimizer state are whole on every rank. It costs the exchange of keys, values and all gradients, so it helps where
+    sequences are long and few, and not where data parallelism has enough of them to share out. In inference each rank works
+    as if alone.
     """
 
     name: ClassVar = "context_parallel"
@@ -53,9 +54,7 @@ class ContextParallel(Technique):
             if "virtual tokens" in technique.sets:
                 return f"{technique.name} makes sequences longer than the parts that {self.name} cuts them into"
             if technique.family == "distillation":
-                return (
-                    f"{technique.name} compares a student with a teacher, to whom {self.name} would give a part of a sequence"
-                )
+                return f"{technique.name} has a teacher, to whom {self.name} would give parts of sequences"
         return None
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:

@@ -68,7 +68,7 @@ def install(model: nn.Module, sequences: Sequences) -> None:
 
 
 def parted(loss: Loss, sequences: Sequences) -> Loss:
-    """The loss over this rank's part: its tokens' losses / the number of all ranks' tokens, so that the ranks' sum is the mean."""
+    """The loss over this rank's part, divided by the number of all ranks' tokens, so that the ranks' sum is the mean."""
 
     def part_of_loss(model: nn.Module, batch: Batch) -> Tensor:
         mask, labels = batch["attention_mask"].bool(), batch["labels"]
@@ -111,7 +111,7 @@ def _local(gradient: Tensor) -> Tensor:
 def _attention(sequences: Sequences) -> Callable[..., tuple[Tensor, None]]:
     """Attention as transformers calls it."""
 
-    def attention(  # noqa: PLR0913 - transformers' signature
+    def attention(  # noqa: PLR0913, PLR0917 - transformers' signature
         module: nn.Module,
         query: Tensor,
         key: Tensor,

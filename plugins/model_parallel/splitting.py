@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard
-from torch.distributed.tensor.parallel import parallelize_module
+from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -109,7 +109,7 @@ class _Splitting:
                     self.styles[layer].entry = None
 
     def norms(self) -> None:
-        """Sequence parallelism: from the first layer to the last norm, what is between the split layers is split by position."""
+        """Sequence parallelism: from the first layer to the last norm, what is between split layers is split by position."""
         base = self.inner.base_model
         norms = [norm for layer in base.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         for norm in (*norms, base.norm):
@@ -128,7 +128,7 @@ class _Splitting:
         elif self.sequence:
             self.styles[self.inner.base_model.norm].exit = styles.JOIN_SEQUENCE._replace(gradient=styles.WHOLE.gradient)
 
-    def by_name(self) -> dict[str, Split]:
+    def by_name(self) -> dict[str, ParallelStyle]:
         """Every module with a style or with parameters; where nothing was said of these, they are whole on every rank."""
         for owner in (module for module in self.model.modules() if module._parameters):
             self.styles.setdefault(owner, self.style())

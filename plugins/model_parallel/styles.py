@@ -1,11 +1,10 @@
-"""How one module of a model is split over ranks: parameters are DTensors, its forward pass computes on this rank's part of them."""
+"""How a module is split over ranks: its parameters are DTensors, and its forward pass computes on this rank's part of them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
@@ -23,6 +22,7 @@ class Move(NamedTuple):
     gradient: Placement
 
     def __call__(self, tensor: Tensor, mesh: DeviceMesh) -> Tensor:
+        """This rank's tensor, moved."""
         given, wanted, gradient = (_normalized(placement, tensor.ndim) for placement in self)
         laid = DTensor.from_local(tensor, mesh, [given], run_check=False)
         return laid.redistribute(placements=[wanted]).to_local(grad_placements=[gradient])
@@ -90,7 +90,7 @@ class Split(ParallelStyle):
                 output = inner(*args, **kwargs)
             return self._moved(self.exit if moving else self.otherwise, output, device_mesh)
 
-        module.forward = forward  # type: ignore[method-assign]  # hooks would leave parts in place when a pass is broken off
+        module.forward = forward  # hooks would leave parts in place when a pass is broken off
         return module
 
     def _moved(self, move: Move | None, tensor: Tensor, mesh: DeviceMesh) -> Tensor:
@@ -113,7 +113,7 @@ class Split(ParallelStyle):
                 part = self.parts(name)
                 # Redistributing to where it is already makes the gradient come back in that layout: summed, if it is partial.
                 local = parameter.redistribute(placements=[part.stored]).to_local(grad_placements=[part.gradient])
-                module._parameters[name] = local / ranks if part.divided else local  # type: ignore[assignment]
+                module._parameters[name] = local / ranks if part.divided else local
         try:
             yield
         finally:
@@ -121,7 +121,7 @@ class Split(ParallelStyle):
 
 
 class SplitVocabulary(Split):
-    """An embedding of which each rank has its part of the vocabulary; the ranks' vectors, zero for others' tokens, are summed."""
+    """An embedding of which each rank has its part of the vocabulary: zero for others' tokens, and summed over the ranks."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         embedding: Any = module
@@ -139,7 +139,7 @@ class SplitVocabulary(Split):
                 vectors = inner(ids.masked_fill(others, 0)).masked_fill(others[..., None], 0.0)
             return self._moved(OUT_OF_ROWS, vectors, device_mesh)
 
-        module.forward = forward  # type: ignore[method-assign]  # as above
+        module.forward = forward
         return module
 
 

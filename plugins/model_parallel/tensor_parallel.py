@@ -84,7 +84,7 @@ class TensorParallel(Technique):
         return None
 
     def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float:
-        """Of weights, channels, heads and cache each rank has its part; residuals are whole unless positions are split, logits are.
+        """Of weights, channels, heads and cache each rank has its part; residuals, unless positions are split, and logits are whole.
 
         Of the 16 values per hidden channel and token that a layer keeps in training, 10 belong to heads: as good as all that
         Korthikanti et al. 2022 (section 4) count there.
@@ -121,7 +121,7 @@ def _changes_model(technique: Technique) -> bool:
 
 
 def _splittable(technique: Technique) -> bool:
-    """Whether what it puts into a model is split with the layers, acts on one rank's heads as on all, or reads what is whole."""
+    """Whether what it puts into a model is split with the layers, or reads what is whole, or acts on any heads alike."""
     whole = any(getattr(technique, option, False) for option in ("adalora", "dora"))  # norms and ranks of whole matrices
     learns = technique.name == "linformer"  # each rank's heads would learn another projection
     return not whole and not learns and (technique.name in _SPLITTABLE or "attention" in technique.sets)

@@ -104,7 +104,7 @@ def test_in_inference_each_rank_works_as_if_alone():
         ([], "llama", 18, "seq_len 18 cannot be cut into 2 × 2 equal chunks"),
         (["sliding_window"], "llama", 16, "both set attention"),
         (["prompt_tuning"], "llama", 16, "prompt_tuning makes sequences longer"),
-        (["distillation"], "llama", 16, "distillation compares a student with a teacher"),
+        (["distillation"], "llama", 16, "distillation has a teacher"),
     ],
 )
 def test_what_cannot_be_is_refused_when_planned(stack, base, seq_len, words):
