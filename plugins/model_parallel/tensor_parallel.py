@@ -84,7 +84,7 @@ class TensorParallel(Technique):
         return None
 
     def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float:
-        """Each rank has its part of weights, channels, heads and cache. Logits are whole, and residuals unless positions are split.
+        """Each rank has its part of weights, channels, heads and cache; logits are whole, residuals unless positions are split.
 
         Of the 16 values per hidden channel and token that a layer keeps in training, 10 belong to heads: as good as all that
         Korthikanti et al. 2022 (section 4) count there.

@@ -8,8 +8,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from effbench.plan.reasons import why_no_cell
 from effbench.worker.checkpoint import own, reload, save, stored
 from tests.ranks import run_ranks, train_losses
-from tests.records import make_cell
-from tests.techniques.conftest import BASES, CATALOG, cell_of, llama
+from tests.techniques.conftest import BASES, CATALOG, cell_of
 
 TENSOR = "tensor_parallel"
 SEQUENCE = (TENSOR, {"sequence_parallel": True})
@@ -176,14 +175,6 @@ def test_what_cannot_be_is_refused_when_planned(stack, base, fields, words):
 
 def test_on_one_rank_it_changes_nothing():
     assert train_losses([TENSOR], 1) == train_losses([], 1)
-    assert make_cell().world_size == 1
-    assert isinstance(CATALOG.technique(TENSOR, {}).apply(llama(), _context()), type(llama()))
-
-
-def _context():
-    from effbench.plugin import Context
-
-    return Context(make_cell(), torch.device("cpu"), 0, 1, 0, llama, lambda n: [])
 
 
 def test_memory_is_less_with_more_ranks():
