@@ -86,7 +86,8 @@ def summed(forward_backward: ForwardBackward, sequences: Sequences) -> ForwardBa
     """Gradients and loss, added up over the ranks; gradients of earlier passes are left as they are."""
 
     def all_parts(step: TrainStep, batch: Batch) -> Tensor:
-        parameters = [parameter for parameter in step.model.parameters() if parameter.requires_grad]
+        # The optimizer's, because a model that is sharded shows others while a layer of it is gathered.
+        parameters = [parameter for group in step.optimizer.param_groups for parameter in group["params"]]
         earlier = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
