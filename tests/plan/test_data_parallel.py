@@ -27,7 +27,7 @@ def reason(*stack, **fields):
         ([("structured_pruning", {"at": "infer"}), "fsdp"], "use ddp or zero1"),
         (["ia3", "fsdp"], "set merged = false"),
         ([("lora", {"dora": True}), "fsdp"], "set merged = false"),
-        ([("lora", {"adalora": True}), "fsdp"], "needs whole weights"),
+        ([("lora", {"adalora": True}), "fsdp"], "weighs the updates of all layers, which fsdp has on different ranks"),
         (["ddp", "fsdp"], "both set the mesh dimension dp"),
         (["fsdp", "zero1"], "both set the mesh dimension dp"),
         ([("fsdp", {"offload": True})], "leave it out"),
