@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 import torch.distributed as dist
-from effbench_plugins.quantization import fp8_training
+from effbench_plugins import fp8_training
 from torch import nn
 
 from effbench.plugin import InputError

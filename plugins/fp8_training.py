@@ -1,12 +1,12 @@
 """Training in 8-bit floats."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from effbench.plugin import Cell, Context, Inference, InputError, Technique
+from effbench.plugin import Cell, Context, Inference, InputError, Technique, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ class Fp8Training(Technique):
     name: ClassVar = "fp8_training"
     family: ClassVar = "precision"
     requires: ClassVar = ("torchao",)
-    imports: ClassVar = (f"{__package__}.layers", "torchao.float8")
+    imports: ClassVar = ("effbench_plugins.quantization.layers", "torchao.float8")
 
     scale: Literal["tensor", "row"] = Field(
         default="tensor",
@@ -56,7 +56,7 @@ class Fp8Training(Technique):
         """Swap the layers; each keeps its weight."""
         from torchao.float8 import convert_to_float8_training
 
-        from .layers import linear_layers
+        from .quantization.layers import linear_layers
 
         fitting = {
             name
@@ -74,7 +74,7 @@ class Fp8Training(Technique):
         """Swap them back."""
         from torchao.float8.float8_linear import Float8Linear
 
-        from .layers import replace_each
+        from .quantization.layers import replace_each
 
         trained = {name: layer for name, layer in inference.model.named_modules() if isinstance(layer, Float8Linear)}
         return replace(inference, model=replace_each(inference.model, trained, _plain))
@@ -93,3 +93,9 @@ def _plain(layer: "nn.Linear") -> "nn.Module":
     plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     plain.weight, plain.bias = layer.weight, layer.bias
     return plain
+
+
+@hookimpl
+def register_techniques(register: "Callable[[type[Technique]], None]") -> None:
+    """Register training in 8-bit floats."""
+    register(Fp8Training)
