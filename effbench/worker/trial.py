@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from effbench.plugin.cell import Cell, Phase
 from effbench.plugin.meter import Meter, Observation, Summary
 from effbench.plugin.model import LoadRequest, ModelSource
-from effbench.plugin.sampling import Sampler
 from effbench.plugin.technique import Batch, Context, Inference, Technique, TrainStep
 from effbench.plugin.workload import HeldOut, Quality, Workload, weighted_mean
 from effbench.worker import defaults
 from effbench.worker.checkpoint import Checkpoints
+from effbench.worker.generation import Generation
 from effbench.worker.ranks import Ranks, union
 from effbench.worker.timing import Clock, clock_for, timer_for
 
@@ -112,7 +112,7 @@ class _Trial:
             self._skip("infer")
 
     def _load(self) -> nn.Module:
-        observation = self._begin("load")
+        observation = self._begin(self._observation("load"))
         start = self.clock()
         load_request = LoadRequest(dtype=self.cell.dtype)
         for technique in self.request.techniques:
@@ -127,7 +127,7 @@ class _Trial:
         return model
 
     def _apply(self, model: nn.Module) -> nn.Module:
-        observation = self._begin("apply")
+        observation = self._begin(self._observation("apply"))
         start = self.clock()
         self._seed()  # new weights depend on the round's seed alone, not on what loading drew
         for technique in self.request.techniques:
@@ -152,7 +152,7 @@ class _Trial:
         batches = self._batches(self.cell.steps)
         self._seed(self.ranks.data_rank)  # dropout differs between shares of a batch
         step.model.train()
-        observation = self._begin("train", step.model, step=step, batch=batches[0])
+        observation = self._begin(self._observation("train", step.model, step=step, batch=batches[0]))
         observation.facts = {"parameters.trainable": sum(trained.values())} | teacher_facts
         observation.samples["step"], observation.losses = self._steps(step, batches)
         observation.stopped["step"] = "steps"
@@ -208,25 +208,26 @@ class _Trial:
             self.outcome.phases["infer"] = "skipped: only its quality was asked for"
             return
         prompt = self.ranks.rows(self.request.workload.prompts(self.tokenizer, self.cell)).to(self.device)
+        seen = {"decodes": "decode" not in self.request.phase_skips, "base_model": self.context.base_model}
+        observation = self._observation("infer", inference.model, inference=inference, prompt=prompt, **seen)
+        generation = Generation(inference, prompt, observation.decode_steps)
         with torch.inference_mode():
-            self._compile(inference, prompt)
-        base = self.context.base_model
-        seen = {
-            "inference": inference,
-            "prompt": prompt,
-            "base_model": base,
-            "decodes": "decode" not in self.request.phase_skips,
-        }
-        observation = self._begin("infer", inference.model, **seen)
-        observation.facts["checkpoint.bytes"] = size
-        observation.facts["checkpoint.sparse_bytes"] = sparse
-        observation.facts["checkpoint.bits_per_weight"] = 8 * size / self.base_parameters
-        with torch.inference_mode():
-            self._sample_inference(inference, prompt, observation)
+            if any(technique.compiles for technique in self.request.techniques):
+                self.announce("compile")
+                generation.run()  # or a sample would contain it, at which the time cap would end
+            self._begin(observation)
+            observation.facts["checkpoint.bytes"] = size
+            observation.facts["checkpoint.sparse_bytes"] = sparse
+            observation.facts["checkpoint.bits_per_weight"] = 8 * size / self.base_parameters
+            generation.sample(observation, self._timed)
         self._end(observation)
+        if "decode" in self.request.phase_skips:
+            self._skip("decode")
+        elif not self.cell.facts.causal:
+            self.outcome.phases["decode"] = f"skipped: {self.cell.facts.model_type} does not predict the next token"
 
     def _convert(self, model: nn.Module) -> Inference:
-        observation = self._begin("convert", model)
+        observation = self._begin(self._observation("convert", model))
         start = self.clock()
         inference = self._plain_inference(model)
         for technique in self.request.techniques:
@@ -238,14 +239,6 @@ class _Trial:
     def _plain_inference(self, model: nn.Module) -> Inference:
         return defaults.inference(model, causal=self.cell.facts.causal)
 
-    def _compile(self, inference: Inference, ids: Tensor) -> None:
-        """Call what compiles when it is first called, so that no sample contains it: the time cap would end at the first."""
-        if any(technique.compiles for technique in self.request.techniques):
-            self.announce("compile")
-            logits, cache = inference.prefill(inference, ids, torch.ones_like(ids))
-            for _ in range(0 if "decode" in self.request.phase_skips else self.cell.decode_steps):
-                logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
-
     def _spread_inference(self, model: nn.Module) -> Inference:
         """Nothing merged or converted, but used over the ranks as it will be."""
         inference = self._plain_inference(model)
@@ -253,41 +246,6 @@ class _Trial:
             if technique.dimension:
                 inference = _checked(technique, "infer", technique.infer(inference, self.context), Inference)
         return inference
-
-    def _sample_inference(self, inference: Inference, ids: Tensor, observation: Observation) -> None:
-        """Prefill and decode in turn, each timed by itself, until both are known well enough."""
-        mask = torch.ones_like(ids)
-        prefills, decodes = Sampler(self.cell.sampling), Sampler(self.cell.sampling)
-        steps = observation.decode_steps
-        samplers = [prefills, decodes] if steps else [prefills]
-        reason = None
-
-        def prefill() -> tuple[Tensor, Any]:
-            return inference.prefill(inference, ids, mask)
-
-        def decode(logits: Tensor, cache: Any) -> Any:
-            for _ in range(steps):
-                logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
-            return cache
-
-        while reason is None:
-            seconds, (logits, cache) = self._timed(prefill)
-            prefills.add(seconds)
-            if steps:
-                seconds, observation.cache = self._timed(partial(decode, logits, cache))
-                decodes.add(seconds)
-            # Every rank sees the same durations, so all stop after the same sample.
-            reasons = [sampler.enough() for sampler in samplers]
-            reason = "cap" if "cap" in reasons else "interval" if all(reasons) else None
-        observation.samples["prefill"] = prefills.samples
-        observation.stopped = dict.fromkeys(("prefill", "decode", "end_to_end"), reason)
-        if steps:
-            observation.samples["decode"] = decodes.samples
-            observation.samples["end_to_end"] = [p + d for p, d in zip(prefills.samples, decodes.samples, strict=True)]
-        elif "decode" in self.request.phase_skips:
-            self._skip("decode")
-        elif not self.cell.facts.causal:
-            self.outcome.phases["decode"] = f"skipped: {self.cell.facts.model_type} does not predict the next token"
 
     def _timed(self, action: Callable[[], T]) -> tuple[float, T]:
         """Seconds of the slowest rank, all starting together, and this rank's result."""
@@ -349,9 +307,8 @@ class _Trial:
     def _observation(self, phase: Phase, model: nn.Module | None = None, **seen: Any) -> Observation:
         return Observation(cell=self.cell, phase=phase, model=model, rank=self.ranks.rank, **seen)
 
-    def _begin(self, phase: Phase, model: nn.Module | None = None, **seen: Any) -> Observation:
-        self.announce(phase)
-        observation = self._observation(phase, model, **seen)
+    def _begin(self, observation: Observation) -> Observation:
+        self.announce(observation.phase)
         for meter in self.request.meters:
             meter.begin(observation)
         return observation
