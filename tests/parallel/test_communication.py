@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from effbench_plugins.ddp import DDP
+from effbench_plugins.data_parallel import DDP
 from effbench_plugins.meters.communication import Communication
 from effbench_plugins.meters.exchanged import Exchanged
 from torch import nn

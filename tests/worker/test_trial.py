@@ -186,7 +186,7 @@ def test_what_compiles_at_its_first_call_is_no_sample_where_its_technique_says_s
         compiles = known
 
         def infer(self, inference, ctx):
-            clock, waits = ctx.calibration.__self__.request.workload.clock, {"prefill": 100.0, "decode": 200.0}
+            clock, waits = ctx.base_model.__self__.request.workload.clock, {"prefill": 100.0, "decode": 200.0}
 
             def slow(part, name):
                 def call(*arguments):
