@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from effbench_plugins.meters import flops
-from effbench_plugins.meters.counting import FlopCounter, counting
+from effbench.worker.counting import FlopCounter, counting
 from effbench_plugins.meters.flops import Flops
 from torch import nn
 
