@@ -21,6 +21,8 @@ class LoadRequest:
     quantization_config: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of transformers' `from_pretrained`."""
+    weights: bool = True
+    """False: only shapes matter (`effbench estimate`), nothing needs to be read or downloaded but the config."""
 
 
 class Tokenizer(Protocol):
