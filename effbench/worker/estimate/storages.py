@@ -24,16 +24,24 @@ class Storages(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch annotates only a part of its functions
         self.live = 0
         self.peak = 0
-        self._now = self._peak_at = 0
+        self._now = self._peak_at = self._started_at = 0
         self._alive: dict[int, tuple[weakref.ref[UntypedStorage], int, int]] = {}  # by address: itself, its bytes, its birth
 
     def restart(self) -> None:
         """Look for the peak from here on."""
-        self.peak, self._peak_at = self.live, self._now
+        self.peak, self._peak_at, self._started_at = self.live, self._now, self._now
+
+    def bytes_at_start(self, tensors: Iterable[Tensor]) -> int:
+        """How much of what these hold now was there when the look for the peak began."""
+        return self._born_by(tensors, self._started_at)
 
     def bytes_at_peak(self, tensors: Iterable[Tensor]) -> int:
         """How much of what these hold now was there at the peak."""
-        return sum(size for key, size in storages(tensors).items() if key in self._alive and self._alive[key][2] <= self._peak_at)
+        return self._born_by(tensors, self._peak_at)
+
+    def _born_by(self, tensors: Iterable[Tensor], time: int) -> int:
+        births = ((self._alive.get(key), size) for key, size in storages(tensors).items())
+        return sum(size for known, size in births if known and known[2] <= time)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator; see what it made."""
