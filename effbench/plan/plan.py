@@ -15,6 +15,7 @@ from effbench.plan.suite import PLAIN_AXES, ForWorkload, Suite, Use
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell, ModelFacts
 from effbench.plugin.errors import InputError, unknown
+from effbench.plugin.mesh import degrees
 from effbench.plugin.technique import Technique
 from effbench.store.machine import gpus
 
@@ -82,7 +83,7 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
         device = "cuda"
     for cell in _expand(suite, models, facts, workloads, device, only_stacks, single):
         techniques = validator.techniques(cell)
-        cell = _split(cell, techniques)  # noqa: PLW2901 - the same cell, now with its share of the batch
+        cell = _spread(cell, techniques)  # noqa: PLW2901 - the same cell, now with its share of the batch
         workload = workload_objects[workloads[cell.workload]]
         if reason := why_no_cell(cell, techniques) or workload.unsupported(cell):
             skips.append(Skip(cell, reason))
@@ -90,7 +91,7 @@ def plan(suite: Suite, catalog: Catalog, only_stacks: Sequence[str] = ()) -> Pla
         reasons = why_no_phases(cell, techniques, workload.phases)
         needs = predict(cell, techniques, [p for p in PHASES if p not in reasons], suite.limits.memory_gb)
         reasons |= needs.reasons()
-        if len(reasons) == len(PHASES):
+        if reasons.keys() >= set(PHASES):
             asked = [f"no {phase}: {reason}" for phase, reason in reasons.items() if phase in cell.phases]
             skips.append(Skip(cell, "; ".join(asked)))
             continue
@@ -237,11 +238,13 @@ def _merged(use: Use, option_axes: dict[str, Any]) -> dict[str, Any]:
     return use.options | own
 
 
-def _split(cell: Cell, techniques: Sequence[Technique]) -> Cell:
-    """The cell with its batch over the stack's data-parallel ranks; under weak scaling the batch grows with them."""
-    ranks = prod(technique.degree(cell.world_size) for technique in techniques if technique.dimension == "dp")
-    batch = cell.batch_size * ranks if cell.scaling == "weak" else cell.batch_size
-    return cell.model_copy(update={"data_ranks": ranks, "batch_size": batch})
+def _spread(cell: Cell, techniques: Sequence[Technique]) -> Cell:
+    """The cell with its ranks among the stack's parallel techniques; under weak scaling the batch grows with `dp`."""
+    found = list(zip(techniques, degrees(techniques, cell.world_size), strict=True))
+    data_ranks = prod(degree for technique, degree in found if technique.dimension == "dp")
+    batch = cell.batch_size * data_ranks if cell.scaling == "weak" else cell.batch_size
+    parallel = {technique.name: degree for technique, degree in found if technique.dimension}
+    return cell.model_copy(update={"data_ranks": data_ranks, "batch_size": batch, "parallel": parallel})
 
 
 def _dimension(catalog: Catalog) -> Callable[[Use], str | None]:

@@ -22,9 +22,8 @@ def why_no_cell(cell: Cell, techniques: Sequence[Technique]) -> str | None:
             return reason
     if reason := _conflict(techniques):
         return reason
-    degrees = prod(technique.degree(cell.world_size) for technique in techniques)
-    if degrees != cell.world_size and any(technique.dimension for technique in techniques):
-        return f"the stack's parallel degrees multiply to {degrees}, not to the world size {cell.world_size}"
+    if cell.parallel and (ranks := prod(cell.parallel.values())) != cell.world_size:
+        return f"the stack's parallel degrees multiply to {ranks}, not to the world size {cell.world_size}"
     if cell.batch_size % cell.data_ranks:
         return f"batch_size {cell.batch_size} cannot be split over {cell.data_ranks} data-parallel ranks"
     if cell.seq_len > cell.facts.context:
@@ -44,6 +43,9 @@ def why_no_phases(cell: Cell, techniques: Sequence[Technique], workload_phases: 
             reasons[phase] = reason
     if "infer" not in reasons and cell.facts.causal and cell.seq_len + cell.new_tokens > cell.facts.context:
         reasons["infer"] = f"prompt and new tokens pass the model's context of {cell.facts.context}"
+    decoding = next((reason for technique in techniques if (reason := technique.unsupported_decoding(cell))), None)
+    if decoding and "infer" not in reasons and cell.decode_steps:
+        reasons["decode"] = decoding
     return reasons
 
 
@@ -51,7 +53,8 @@ def _conflict(techniques: Sequence[Technique]) -> str | None:
     """Why these techniques cannot be in one stack, or not in this order."""
     taken: dict[str, str] = {}
     for place, technique in enumerate(techniques):
-        for setting in technique.sets:
+        dimension = [f"the mesh dimension {technique.dimension}"] if technique.dimension else []
+        for setting in (*technique.sets, *dimension):
             if setting in taken:
                 return f"{taken[setting]} and {technique.name} both set {setting}: a stack can have one of them"
             taken[setting] = technique.name

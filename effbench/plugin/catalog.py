@@ -107,8 +107,8 @@ class Catalog:
             raise InputError(_option_error("launcher", launcher, error)) from error
 
     def metrics(self) -> dict[str, Metric]:
-        """Every meter's metrics by name."""
-        return {metric.name: metric for meter in self.meters for metric in meter.metrics}
+        """Every metric by name: those of meters, and what techniques count."""
+        return {metric.name: metric for source in (*self.meters, *self.techniques) for metric in source.metrics}
 
     def technique_hash(self, name: str) -> str:
         """Hash of the source a technique is made of: its file, or every .py file of its folder."""

@@ -71,6 +71,8 @@ class Cell(BaseModel):
     world_size: int = 1
     data_ranks: int = 1
     """Over how many ranks the batch is split."""
+    parallel: dict[str, int] = Field(default={}, exclude_if=lambda parallel: not parallel)
+    """Parallel techniques of the stack, and over how many ranks each spreads."""
     scaling: Literal["strong", "weak"] = "strong"
     """Whether batch_size stays the same at every world size, or grows with data_ranks."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -61,6 +61,8 @@ class Observation:
     model: "nn.Module | None" = None
     samples: dict[str, list[float]] = field(default_factory=dict)
     """Raw durations by what was timed: `step`, `prefill`, `decode` (one whole decode loop each)."""
+    losses: list[float] = field(default_factory=list)
+    """Phase train: the loss of each step, the mean over ranks."""
     stopped: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     """Exact figures such as bytes on disk, by name."""
@@ -75,8 +77,15 @@ class Observation:
     """Phase infer: this rank's share of the prompts, token ids (b, seq_len)."""
     base_model: "Callable[[], nn.Module] | None" = None
     """Phase infer: a fresh, untouched copy of the model; loading it takes time and memory, so only `probe` may."""
+    decodes: bool = True
+    """Phase infer: whether the stack can generate tokens one by one."""
     cache: Any = None
     """Phase infer, at its end: what the last prefill and decode loop left as their cache."""
+
+    @property
+    def decode_steps(self) -> int:
+        """Steps that follow a prefill here."""
+        return self.cell.decode_steps if self.decodes else 0
 
 
 class Meter(ABC):

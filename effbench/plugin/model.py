@@ -19,6 +19,8 @@ class LoadRequest:
     dtype: str
     attention: str = "sdpa"
     quantization_config: Any = None
+    host: bool = False
+    """Whether weights stay in the host's memory until `apply`, where a technique moves this rank's part to the device."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of transformers' `from_pretrained`."""
     weights: bool = True

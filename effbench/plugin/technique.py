@@ -4,13 +4,14 @@ A stack is then ordinary function composition in the suite's order. `load` and `
 The harness owns data, loop, clock and synchronisation; a technique never measures itself.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from effbench.plugin.cell import Cell
+from effbench.plugin.meter import Metric
 from effbench.plugin.model import LoadRequest
 
 if TYPE_CHECKING:
@@ -38,13 +39,29 @@ class TrainStep:
     schedule: "LRScheduler | None"
     loss: "Callable[[nn.Module, Batch], Tensor]"
     forward_backward: "Callable[[TrainStep, Batch], Tensor]"
+    """Gives the loss, a detached scalar; an empty tensor on a rank that does not have it, such as a pipeline's early stage."""
     update: "Callable[[TrainStep], None]"
 
     def run(self, batch: Batch) -> "Tensor":
-        """Take one step and return its loss, a detached scalar."""
+        """Take one step and return its loss, as `forward_backward` gave it."""
         loss = self.forward_backward(self, batch)
         self.update(self)
         return loss
+
+    def with_optimizer(self, make: "Callable[[list[dict[str, Any]]], Optimizer]") -> "TrainStep":
+        """The step with another optimizer over the same parameters and learning rates, and the same schedule for it.
+
+        `make` is given parameter groups, each with `params` and `lr`.
+        """
+        from torch.optim.lr_scheduler import LambdaLR
+
+        groups = self.optimizer.param_groups
+        optimizer = make([{"params": group["params"], "lr": group.get("initial_lr", group["lr"])} for group in groups])
+        if self.schedule is None:
+            return replace(self, optimizer=optimizer)
+        if not isinstance(self.schedule, LambdaLR):
+            raise TypeError(f"a {type(self.schedule).__name__} cannot be moved to another optimizer")
+        return replace(self, optimizer=optimizer, schedule=LambdaLR(optimizer, self.schedule.lr_lambdas[0]))
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,9 @@ class Technique(BaseModel):
     sets: ClassVar[tuple[str, ...]] = ()
     """Exclusive settings; two techniques of a stack that set the same one are refused when the suite is planned."""
     dimension: ClassVar[Dimension | None] = None
-    """The mesh dimension that a parallel technique splits work along; its degree is the world size unless it says."""
+    """The mesh dimension that a parallel technique splits work along."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """What `counted` gives, each named `technique.what`."""
 
     def unsupported(self, cell: Cell) -> str | None:
         """Why this cell cannot exist with this technique, or None. Called when planning, without torch."""
@@ -116,6 +135,10 @@ class Technique(BaseModel):
         """Why one phase must be skipped while the rest is measured, or None. Called when planning, without torch."""
         return None
 
+    def unsupported_decoding(self, cell: Cell) -> str | None:
+        """Why tokens cannot be generated one by one while the rest of inference is measured. Called when planning."""
+        return None
+
     def memory(self, cell: Cell, phase: Literal["train", "infer"]) -> float | None:
         """Bytes that one rank holds at a phase's peak beyond what the untouched model needs there; negative where it saves.
 
@@ -131,9 +154,9 @@ class Technique(BaseModel):
         """
         return None
 
-    def degree(self, world_size: int) -> int:
-        """How many ranks this technique spreads over along its dimension."""
-        return world_size if self.dimension else 1
+    def degree(self) -> int | None:
+        """Over how many ranks this technique spreads along its dimension; None: those that the rest of the stack leaves."""
+        return None
 
     def load(self, request: LoadRequest) -> LoadRequest:
         """Before weights exist: dtype, quantization, attention implementation."""
@@ -153,6 +176,10 @@ class Technique(BaseModel):
     def train(self, step: TrainStep, ctx: Context) -> TrainStep:
         """Change how a step is taken."""
         return step
+
+    def counted(self, ctx: Context) -> Mapping[str, float]:
+        """What this technique counted while it trained, by the names of its `metrics`; asked for once, after training."""
+        return {}
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """After training: merge, convert, compile. Quality and time are measured on what this returns."""

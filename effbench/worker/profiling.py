@@ -49,7 +49,7 @@ class Profiler(Meter):
             return
         mask = torch.ones_like(prompt)
         self._record("prefill", observation, lambda: inference.prefill(inference, prompt, mask), STEPS)
-        if not observation.cell.decode_steps:
+        if not observation.decode_steps:
             return
         logits, cache = inference.prefill(inference, prompt, mask)
 
@@ -57,7 +57,7 @@ class Profiler(Meter):
             nonlocal logits, cache
             logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
 
-        self._record("decode", observation, decode, min(STEPS, observation.cell.decode_steps))
+        self._record("decode", observation, decode, min(STEPS, observation.decode_steps))
 
     def _record(self, part: Part, observation: Observation, action: Callable[[], object], steps: int) -> None:
         folder, rank, device = self._folder / part, observation.rank, observation.cell.device

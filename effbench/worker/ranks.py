@@ -1,10 +1,10 @@
 """The ranks of one trial: their process group and mesh, each one's share of a batch, and what they must agree on."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,10 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from effbench.plugin.mesh import mesh_shape
 from effbench.plugin.technique import Batch, Technique
+
+T = TypeVar("T")
 
 _RENDEZVOUS_S = 60
 
@@ -61,15 +64,15 @@ class Ranks:
         if self.world_size > 1:
             dist.barrier()
 
-    def agree(self, seconds: float, loss: float) -> tuple[float, float]:
-        """The slowest rank's seconds and the mean loss, the same on every rank; call it outside of what is timed."""
+    def agree(self, seconds: float, loss: float | None = None) -> tuple[float, float]:
+        """The slowest rank's seconds and the mean loss of the ranks that have one; call it outside of what is timed."""
         if self.world_size == 1:
-            return seconds, loss
-        mine = torch.tensor([seconds, loss], dtype=torch.float64)
+            return seconds, 0.0 if loss is None else loss
+        mine = torch.tensor([seconds, loss or 0.0, loss is not None], dtype=torch.float64)
         found = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(found, mine)
-        both = torch.stack(found)
-        return float(both[:, 0].max()), float(both[:, 1].mean())
+        all_seconds, losses, have = torch.stack(found).T
+        return float(all_seconds.max()), float(losses.sum() / have.sum().clamp(min=1))
 
     @property
     def _data_parallel(self) -> int:
@@ -94,8 +97,20 @@ def join(place: Place, rendezvous: Rendezvous, device: torch.device, techniques:
     )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size)
-    dimensions = {str(t.dimension): t.degree(place.world_size) for t in techniques if t.dimension}
-    return Ranks(place, init_device_mesh(device.type, tuple(dimensions.values()), mesh_dim_names=tuple(dimensions)))
+    shape = mesh_shape(techniques, place.world_size)
+    return Ranks(place, init_device_mesh(device.type, tuple(shape.values()), mesh_dim_names=tuple(shape)))
+
+
+def union(mine: Mapping[str, T]) -> dict[str, T]:
+    """By name, what any rank has, the first one's where several do. The same on every rank, all of which call it.
+
+    Ranks differ where a pipeline gives each its own layers.
+    """
+    if not dist.is_initialized():
+        return dict(mine)
+    found: list[dict[str, T]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, dict(mine))
+    return {name: value for of_rank in reversed(found) for name, value in of_rank.items()}
 
 
 def listen(host: str) -> socket.socket:

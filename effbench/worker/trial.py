@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from effbench.plugin.cell import Cell, Phase
-from effbench.plugin.meter import Meter, Observation
+from effbench.plugin.meter import Meter, Observation, Summary
 from effbench.plugin.model import LoadRequest, ModelSource
 from effbench.plugin.sampling import Sampler
 from effbench.plugin.technique import Batch, Context, Inference, Technique, TrainStep
 from effbench.plugin.workload import HeldOut, Quality, Workload, weighted_mean
 from effbench.worker import defaults
 from effbench.worker.checkpoint import Checkpoints
-from effbench.worker.ranks import Ranks
+from effbench.worker.ranks import Ranks, union
 from effbench.worker.timing import Clock, clock_for, timer_for
 
 T = TypeVar("T")
@@ -117,10 +117,12 @@ class _Trial:
         load_request = LoadRequest(dtype=self.cell.dtype)
         for technique in self.request.techniques:
             load_request = _checked(technique, "load", technique.load(load_request), LoadRequest)
-        model = self.request.source.load(load_request, self.request.seed).to(self.device)
+        model = self.request.source.load(load_request, self.request.seed)
+        if not load_request.host:
+            model = model.to(self.device)
         observation.facts["load.duration_s"] = self.clock() - start
         self._end(observation)
-        self.base_parameters = _parameters(model)
+        self.base_parameters = sum(union(_parameters(model)).values())
         self.checkpoints.remember_base(model)
         return model
 
@@ -131,14 +133,15 @@ class _Trial:
         for technique in self.request.techniques:
             model = _checked(technique, "apply", technique.apply(model, self.context), nn.Module)
         observation.facts["apply.duration_s"] = self.clock() - start
-        observation.facts["parameters.total"] = _parameters(model)
+        observation.facts["parameters.total"] = sum(union(_parameters(model)).values())
         self._end(observation)
         self.checkpoints.remember_base(model)  # what `apply` makes of the base it can make again
         return model
 
     def _train(self, model: nn.Module) -> None:
         trainable = [p for p in model.parameters() if p.requires_grad]
-        if not trainable:
+        trained = union({name: p.numel() for name, p in model.named_parameters() if p.requires_grad})
+        if not trained:
             self.outcome.phases["train"] = "skipped: the stack leaves nothing to train"
             return
         teacher_facts, teacher_scores = self._teacher()
@@ -150,10 +153,11 @@ class _Trial:
         self._seed(self.ranks.data_rank)  # dropout differs between shares of a batch
         step.model.train()
         observation = self._begin("train", step.model, step=step, batch=batches[0])
-        observation.facts = {"parameters.trainable": sum(p.numel() for p in trainable)} | teacher_facts
-        observation.samples["step"] = self._steps(step, batches)
+        observation.facts = {"parameters.trainable": sum(trained.values())} | teacher_facts
+        observation.samples["step"], observation.losses = self._steps(step, batches)
         observation.stopped["step"] = "steps"
         self._end(observation)
+        self._counted()
         step.model.eval()
         self.outcome.quality = {"before": before.scores, "teacher": teacher_scores} if before else None
         size = self.checkpoints.delta_bytes(model, self.context)
@@ -171,17 +175,27 @@ class _Trial:
         quality = self._quality(defaults.inference(found)) if self.request.split == "test" else None
         return {"train.teacher_s": seconds}, quality.scores if quality else {}
 
-    def _steps(self, step: TrainStep, batches: Sequence[Batch]) -> list[float]:
-        """Time every step; looking at the loss, which synchronises, stays outside of the timed region."""
-        durations, loss = [], float("nan")
+    def _counted(self) -> None:
+        """What techniques counted while they trained."""
+        for technique in self.request.techniques:
+            units = {metric.name: metric.unit for metric in technique.metrics}
+            for name, value in technique.counted(self.context).items():
+                if name not in units:
+                    raise KeyError(f"{technique.name}.counted gave {name!r}, which is not one of its metrics")
+                self.outcome.metrics[name] = Summary(median=value, unit=units[name]).model_dump(exclude_none=True)
+
+    def _steps(self, step: TrainStep, batches: Sequence[Batch]) -> tuple[list[float], list[float]]:
+        """Durations and losses. Looking at the loss, which synchronises, stays outside of the timed region."""
+        durations, losses = [], []
         for number, batch in enumerate(batches):
             seconds, tensor = self.timer(partial(step.run, batch))
-            seconds, loss = self.ranks.agree(seconds, float(tensor))
+            seconds, loss = self.ranks.agree(seconds, float(tensor) if tensor.numel() else None)
             durations.append(seconds)
+            losses.append(loss)
             if not np.isfinite(loss):
                 raise DivergedError(f"loss is {loss} at step {number + 1} of {len(batches)}")
-        self.outcome.final_loss = loss
-        return durations
+        self.outcome.final_loss = losses[-1]
+        return durations, losses
 
     def _infer(self, model: nn.Module) -> None:
         model.eval()
@@ -195,7 +209,13 @@ class _Trial:
             return
         prompt = self.ranks.rows(self.request.workload.prompts(self.tokenizer, self.cell)).to(self.device)
         base = self.context.base_model
-        observation = self._begin("infer", inference.model, inference=inference, prompt=prompt, base_model=base)
+        seen = {
+            "inference": inference,
+            "prompt": prompt,
+            "base_model": base,
+            "decodes": "decode" not in self.request.phase_skips,
+        }
+        observation = self._begin("infer", inference.model, **seen)
         observation.facts["checkpoint.bytes"] = size
         observation.facts["checkpoint.sparse_bytes"] = sparse
         observation.facts["checkpoint.bits_per_weight"] = 8 * size / self.base_parameters
@@ -220,21 +240,22 @@ class _Trial:
         """Prefill and decode in turn, each timed by itself, until both are known well enough."""
         mask = torch.ones_like(ids)
         prefills, decodes = Sampler(self.cell.sampling), Sampler(self.cell.sampling)
-        samplers = [prefills, decodes] if self.cell.decode_steps else [prefills]
+        steps = observation.decode_steps
+        samplers = [prefills, decodes] if steps else [prefills]
         reason = None
 
         def prefill() -> tuple[Tensor, Any]:
             return inference.prefill(inference, ids, mask)
 
         def decode(logits: Tensor, cache: Any) -> Any:
-            for _ in range(self.cell.decode_steps):
+            for _ in range(steps):
                 logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
             return cache
 
         while reason is None:
             seconds, (logits, cache) = self._timed(prefill)
             prefills.add(seconds)
-            if self.cell.decode_steps:
+            if steps:
                 seconds, observation.cache = self._timed(partial(decode, logits, cache))
                 decodes.add(seconds)
             # Every rank sees the same durations, so all stop after the same sample.
@@ -242,9 +263,11 @@ class _Trial:
             reason = "cap" if "cap" in reasons else "interval" if all(reasons) else None
         observation.samples["prefill"] = prefills.samples
         observation.stopped = dict.fromkeys(("prefill", "decode", "end_to_end"), reason)
-        if self.cell.decode_steps:
+        if steps:
             observation.samples["decode"] = decodes.samples
             observation.samples["end_to_end"] = [p + d for p, d in zip(prefills.samples, decodes.samples, strict=True)]
+        elif "decode" in self.request.phase_skips:
+            self._skip("decode")
         elif not self.cell.facts.causal:
             self.outcome.phases["decode"] = f"skipped: {self.cell.facts.model_type} does not predict the next token"
 
@@ -252,7 +275,7 @@ class _Trial:
         """Seconds of the slowest rank, all starting together, and this rank's result."""
         self.ranks.meet()
         seconds, result = self.timer(action, flush=self.cell.sampling.flush_l2)
-        seconds, _ = self.ranks.agree(seconds, 0.0)
+        seconds, _ = self.ranks.agree(seconds)
         return seconds, result
 
     def _record_quality(self, inference: Inference) -> None:
@@ -322,7 +345,8 @@ class _Trial:
                 if not np.isfinite(summary.median):
                     raise DivergedError(f"{name} is {summary.median}")
                 self.outcome.metrics[name] = summary.model_dump(exclude_none=True)
-        self.outcome.samples.setdefault("samples", {}).update(observation.samples)
+        curves = {"loss": observation.losses} if observation.losses else {}
+        self.outcome.samples.setdefault("samples", {}).update(observation.samples | curves)
         self.outcome.phases[observation.phase] = "ok"
 
 
@@ -335,9 +359,9 @@ def _checked(technique: Technique, method: str, result: object, expected: type[T
     return result
 
 
-def _parameters(model: nn.Module) -> int:
-    """How many weights the model has. bitsandbytes packs several into one element and keeps their shape in `quant_state`."""
-    return sum(getattr(getattr(p, "quant_state", None), "shape", p.shape).numel() for p in model.parameters())
+def _parameters(model: nn.Module) -> dict[str, int]:
+    """How many weights each is. bitsandbytes packs several into one element and keeps their shape in `quant_state`."""
+    return {name: getattr(getattr(p, "quant_state", None), "shape", p.shape).numel() for name, p in model.named_parameters()}
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

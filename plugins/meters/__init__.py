@@ -11,6 +11,7 @@ from .energy import Energy
 from .fidelity import Fidelity
 from .flops import Flops
 from .latency import Latency
+from .loss import Loss
 from .memory import Memory
 from .size import Size
 from .state import State
@@ -20,6 +21,6 @@ from .throughput import Throughput
 @hookimpl
 def register_meters(register: Callable[[type[Meter]], None]) -> None:
     """Register the standard meters."""
-    standard = (Communication, Compiling, Density, Energy, Fidelity, Flops, Latency, Memory, Size, State, Throughput)
+    standard = (Communication, Compiling, Density, Energy, Fidelity, Flops, Latency, Loss, Memory, Size, State, Throughput)
     for meter in standard:
         register(meter)

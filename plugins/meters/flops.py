@@ -95,7 +95,7 @@ def _count_inference(observation: Observation) -> dict[str, "FlopCounter | None"
 
     with torch.inference_mode(), unchanged(inference.model):
         counts = {"infer.prefill": _count(prefill)}
-        if observation.cell.decode_steps and last:
+        if observation.decode_steps and last:
             counts["infer.decode_token"] = _count(decode)
     return counts
 

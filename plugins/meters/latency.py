@@ -24,7 +24,7 @@ class Latency(Meter):
         for name, metric, scale in (
             ("step", "train.step_s", 1),
             ("prefill", "infer.prefill_s", 1),
-            ("decode", "infer.decode_token_s", observation.cell.decode_steps),
+            ("decode", "infer.decode_token_s", observation.decode_steps),
             ("end_to_end", "infer.end_to_end_s", 1),
         ):
             if samples := observation.samples.get(name):

@@ -24,7 +24,7 @@ class Throughput(Meter):
         for name, metric, tokens in (
             ("step", "train.tokens_per_s", cell.seq_len),
             ("prefill", "infer.prefill_tokens_per_s", cell.seq_len),
-            ("decode", "infer.decode_tokens_per_s", cell.decode_steps),
+            ("decode", "infer.decode_tokens_per_s", observation.decode_steps),
         ):
             if samples := observation.samples.get(name):
                 kept = samples[warmup_length(samples) :]

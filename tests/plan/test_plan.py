@@ -86,7 +86,7 @@ def test_a_parallel_technique_claims_the_ranks(catalog, model):
     planned = plan(make(model, {"x": ["spread"]}, axes={"world_size": [1, 2], "batch_size": [4]}), catalog)
     assert sorted((c.world_size, c.batch_size, c.data_ranks) for c in planned.cells if c.stack == "x") == [(1, 4, 1), (2, 4, 2)]
     twice = plan(make(model, {"x": ["spread", "spread"]}, axes={"world_size": [2]}), catalog)
-    assert "multiply to 4" in twice.skips[-1].reason
+    assert "spread and spread both set the mesh dimension dp" in twice.skips[-1].reason
 
 
 def test_a_stack_without_ranks_exists_on_one_alone_and_the_plan_says_so(catalog, model):
