@@ -59,9 +59,7 @@ class RankEstimate:
                     model = self._apply()  # who knows in which state it is
         mesh = self._ranks.mesh
         at = dict(zip(mesh.mesh_dim_names or (), mesh.get_coordinate() or (), strict=True)) if mesh is not None else {}
-        return RankFootprint(
-            rank=self._ranks.rank, mesh=at, parameters=parameters, trainable=trainable, absent=absent, **found
-        )
+        return RankFootprint(rank=self._ranks.rank, mesh=at, parameters=parameters, trainable=trainable, absent=absent, **found)
 
     def _load(self, request: LoadRequest) -> nn.Module:
         return self._source.load(replace(request, weights=False), _SEED).to(self._context.device)
