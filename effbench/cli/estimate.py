@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,7 @@ def estimate(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="A shape's name (llama-2-70b), or a model as suites name it: hf:ORG/NAME, config:FILE."
+            metavar="MODEL", help="A shape's name (llama-2-70b), or a model as in suites: hf:ORG/NAME, config:FILE."
         ),
     ] = None,
     stack: Annotated[
@@ -46,18 +46,16 @@ def estimate(
     seq_len: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = 2048,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step over all ranks.")] = 1,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    new_tokens: Annotated[
-        int, typer.Option(min=2, help="Tokens generated behind a prompt, for the size of the KV cache.")
-    ] = 32,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens generated behind a prompt: the KV cache holds them.")] = 32,
     set_: SetOption = None,
     plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object per stack and point, in bytes and FLOPs.")] = False,
 ) -> None:
     """Estimate parameters, memory, FLOPs and communication of each rank, without weights, data or GPUs.
 
-    The stack really runs, on tensors that have shapes and no content, through a whole training step and a prefill; other ranks are
-    made up. So the techniques' own code is what is estimated, and where it cannot run like this the reason is given instead.
-    docs/estimate.md has what is counted, and how near it comes to measurements.
+    The stack really runs a training step and a prefill, on tensors that have shapes and no content, beside ranks that are made
+    up. So the techniques' own code is what is estimated; where it cannot run like this, the reason is given instead.
+    docs/estimate.md says what is counted, and how near it comes to measurements.
 
     Examples: effbench estimate llama-2-7b; effbench estimate gpt3-175b --stack lora --stack '[]';
     effbench estimate llama-2-70b --stack fsdp --stack lora+fsdp --world-size 8 --seq-len 4096 --batch-size 8;
@@ -90,12 +88,13 @@ def estimate(
             if as_json:
                 typer.echo(json.dumps(_as_object(cell, found)))
             columns += [(cell, rank) for rank in found.ranks]
-            absent += _reasons(cell, found)
+            absent += _reasons(cell, found, planned.phase_skips.get(cell.id, {}))
     except WorkerError as error:
         raise InputError(str(error)) from error
     if columns and not as_json:
         Console().print(footprint_table(columns))
-    for note in planned.notes:
+    skipped = (f"no {phase}: {reason}" for skips in planned.phase_skips.values() for phase, reason in skips.items())
+    for note in dict.fromkeys((*planned.notes, *skipped)):
         typer.echo(f"note: {note}", err=as_json)
     for reason in dict.fromkeys(absent):
         typer.echo(f"no estimate: {reason}", err=as_json)
@@ -168,8 +167,9 @@ def _as_object(cell: "Cell", found: "Footprint") -> dict[str, Any]:
     return point | found.model_dump(mode="json", exclude_none=True)
 
 
-def _reasons(cell: "Cell", found: "Footprint") -> Iterator[str]:
+def _reasons(cell: "Cell", found: "Footprint", planned: Mapping[str, str]) -> Iterator[str]:
+    """Why something has no estimate that the plan has a place for."""
     if found.absent:
         yield f"{cell.stack}: {found.absent}"
     for rank in found.ranks:
-        yield from (f"{cell.stack}, {phase}: {reason}" for phase, reason in rank.absent.items())
+        yield from (f"{cell.stack}, {phase}: {reason}" for phase, reason in rank.absent.items() if phase not in planned)

@@ -6,22 +6,21 @@ from typing import Any
 from effbench.plugin.cell import Cell
 from effbench.store.footprint import InferFootprint, RankFootprint, TrainFootprint, Work
 
-Column = tuple[Cell, RankFootprint]
-_MISSING = "–"
+_MISSING, _NOTHING = "–", "0 B"
 
 
-def footprint_table(columns: Sequence[Column]) -> Any:
+def footprint_table(columns: "Sequence[tuple[Cell, RankFootprint]]") -> Any:
     """What is the same in all columns stands in the title, what differs above each; rows that nobody has are left out."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     points = [_point(*column) for column in columns]
     varying = [key for key in points[0] if len({point[key] for point in points}) > 1]
     common = " · ".join(text for key, text in points[0].items() if key not in varying and text)
-    heads = ("\n".join(point[key] for key in varying) for point in points)
+    heads = [Column("\n".join(point[key] for key in varying), overflow="fold") for point in points]
     table = Table("", *heads, title=common, title_justify="left", title_style="", show_edge=False, pad_edge=False)
     for section, rows in _SECTIONS.items():
         shown = {name: [value(rank) or _MISSING for _, rank in columns] for name, value in rows.items()}
-        present = {name: cells for name, cells in shown.items() if set(cells) != {_MISSING}}
+        present = {name: cells for name, cells in shown.items() if not {*cells} <= {_MISSING, _NOTHING}}
         if section and present:
             table.add_section()
             table.add_row(section)
@@ -62,13 +61,10 @@ def _count(count: float | None, unit: str = "") -> str:
 
 def _scaled(count: float, base: int, units: Sequence[str]) -> str:
     """Three significant digits, in the unit that leaves one to three before the point."""
-    for unit in units[:-1]:
-        if count < 999.5:
-            break
-        count /= base
-    else:
-        unit = units[-1]
-    return f"{count:.3g} {unit}".strip() if count < 999.5 else f"{count:.0f} {unit}"
+    place = 0
+    while count >= 999.5 and place < len(units) - 1:
+        count, place = count / base, place + 1
+    return f"{count:.3g} {units[place]}".strip() if count < 999.5 else f"{count:.0f} {units[place]}"
 
 
 def _sent(work: Work) -> str:
@@ -76,7 +72,7 @@ def _sent(work: Work) -> str:
     if work.collectives is None:
         return ""
     calls = ", ".join(f"{collective.calls} {collective.kind}" for collective in work.collectives)
-    return f"{_bytes(work.sent_bytes)}\n{calls}" if calls else "0 B"
+    return f"{_bytes(work.sent_bytes)}\n{calls}" if calls else _NOTHING
 
 
 _SECTIONS: Mapping[str, Mapping[str, Callable[[RankFootprint], str]]] = {

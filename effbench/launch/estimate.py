@@ -32,10 +32,12 @@ def footprints(plan: Plan, sources: Sources, cells: Sequence[Cell]) -> Iterator[
         TemporaryFile("w+") as said,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as process,
     ):
+        asks, answers = process.stdin, process.stdout
+        assert asks and answers  # noqa: S101, PT018 - they are pipes, which Popen's annotation cannot say
         try:
-            process.stdin.write(json.dumps(request))
-            process.stdin.close()
-            for line in process.stdout:
+            with asks:
+                json.dump(request, asks)
+            for line in answers:
                 yield Footprint.model_validate_json(line)
         except BaseException:
             process.kill()

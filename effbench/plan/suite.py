@@ -265,7 +265,7 @@ def read_suite(path: Path, overrides: Mapping[str, str] | None = None) -> Suite:
 
 
 def suite_of(content: dict[str, Any], name: str, text: str = "", overrides: Mapping[str, str] | None = None) -> Suite:
-    """Validate what a file, or a command, says; InputError with a line per mistake, in the file's `text` where it stands there."""
+    """Validate what a file, or a command, says; InputError with a line per mistake, and where it stands in the `text`."""
     for key, value in (overrides or {}).items():
         _override(content, key, value)
     try:

@@ -46,9 +46,9 @@ class TrainFootprint(_Part):
     other: int
     """What else lives from step to step: a teacher, masks, copies."""
     activations: int
-    """What forward and backward hold at their peak beyond all of these: activations, whole weights gathered for use, temporaries."""
+    """The most that forward and backward hold beyond all of these; whole weights gathered for use are part of it."""
     step_peak: int
-    """Of forward and backward."""
+    """Of forward and backward: at most the sum of the above, since activations go while gradients come."""
     update_peak: int
     """Of the optimizer's update, whose temporaries may be as large as the gradients."""
     work: Work

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.distributed_c10d import ProcessGroup, _resolve_process_group
+from torch.distributed import distributed_c10d
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,8 +28,8 @@ _SENDS_NOTHING = ("wait", "barrier", "recv", "wrap", "check", "mesh")
 class Collectives(TorchDispatchMode):
     """Counts collectives, and the bytes that a rank sends in them under the usual ring algorithms.
 
-    Of N ranks: an all-reduce of B bytes sends 2 (N - 1)/N · B from each, an all-gather into B bytes, a reduce-scatter of B bytes
-    and an all-to-all (N - 1)/N · B; a broadcast or a message to one rank B.
+    Of N ranks, each sends 2 (N - 1)/N · B in an all-reduce of B bytes; (N - 1)/N · B in an all-gather into B bytes, a
+    reduce-scatter or an all-to-all of B bytes; B in a broadcast or a message to one rank.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,8 @@ def _tensor_bytes(thing: Any) -> int:
 
 
 def _group_size(given: dict[str, Any]) -> int:
-    group = given.get("process_group", given.get("group_name"))
+    group: Any = given.get("process_group", given.get("group_name"))
     if isinstance(group, torch.ScriptObject):
-        group = ProcessGroup.unbox(group)
-    return group.size() if isinstance(group, ProcessGroup) else _resolve_process_group(group).size()
+        group = distributed_c10d.ProcessGroup.unbox(group)
+    resolve: Any = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]  # functional collectives name theirs
+    return int(resolve(group).size() if isinstance(group, str) else group.size())

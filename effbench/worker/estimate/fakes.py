@@ -107,7 +107,7 @@ class _SettledReducer:
         return getattr(self._reducer, name)
 
 
-def _all_reduce(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _all_reduce(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]  # DDP asks for this annotation
     tensor = bucket.buffer()
     dist.all_reduce(tensor, group=group)
     done: torch.futures.Future[Tensor] = torch.futures.Future()

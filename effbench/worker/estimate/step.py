@@ -92,9 +92,8 @@ class RankEstimate:
             step.forward_backward(step, self._batch)
             step_peak = memory.peak
             gradients = [p.grad for p in step.model.parameters() if p.grad is not None]
-            there = memory.bytes_at_start(gradients)  # buckets that stay from step to step
-            new = memory.bytes_at_peak(gradients) - there
-            held = held_bytes(gradients)
+            held, there = held_bytes(gradients), memory.held_at_start(gradients)  # buckets stay from step to step
+            activations = memory.peak_beside(gradients) - (start - there)
             del gradients  # the update may drop them
             memory.restart()
             step.update(step)
@@ -108,7 +107,7 @@ class RankEstimate:
             gradients=held,
             optimizer_state=state,
             other=start - weights - state - there,
-            activations=step_peak - start - new,
+            activations=activations,
             step_peak=step_peak,
             update_peak=update_peak,
             work=work,

@@ -23,25 +23,36 @@ class Storages(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch annotates only a part of its functions
         self.live = 0
-        self.peak = 0
-        self._now = self._peak_at = self._started_at = 0
+        self._now = 0
+        self._grown: list[tuple[int, int]] = []  # when there was more, and how much there was then
         self._alive: dict[int, tuple[weakref.ref[UntypedStorage], int, int]] = {}  # by address: itself, its bytes, its birth
 
     def restart(self) -> None:
         """Look for the peak from here on."""
-        self.peak, self._peak_at, self._started_at = self.live, self._now, self._now
+        self._grown = [(self._now, self.live)]
 
-    def bytes_at_start(self, tensors: Iterable[Tensor]) -> int:
+    @property
+    def peak(self) -> int:
+        """The most that was alive at once."""
+        return max(live for _, live in self._grown)
+
+    def held_at_start(self, tensors: Iterable[Tensor]) -> int:
         """How much of what these hold now was there when the look for the peak began."""
-        return self._born_by(tensors, self._started_at)
+        births = self._births(tensors)
+        return sum(size for born, size in births if born <= self._grown[0][0])
 
-    def bytes_at_peak(self, tensors: Iterable[Tensor]) -> int:
-        """How much of what these hold now was there at the peak."""
-        return self._born_by(tensors, self._peak_at)
+    def peak_beside(self, tensors: Iterable[Tensor]) -> int:
+        """The most that was alive at once of everything but what these hold now."""
+        coming, there, most = sorted(self._births(tensors), reverse=True), 0, 0
+        for time, live in self._grown:
+            while coming and coming[-1][0] <= time:
+                there += coming.pop()[1]
+            most = max(most, live - there)
+        return most
 
-    def _born_by(self, tensors: Iterable[Tensor], time: int) -> int:
-        births = ((self._alive.get(key), size) for key, size in storages(tensors).items())
-        return sum(size for known, size in births if known and known[2] <= time)
+    def _births(self, tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+        """When what these hold was made, and its bytes."""
+        return [(self._alive[key][2], size) for key, size in storages(tensors).items() if key in self._alive]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator; see what it made."""
@@ -62,30 +73,30 @@ class Storages(TorchDispatchMode):
 
     def _grow(self, size: int) -> None:
         self.live += size
-        if self.live > self.peak:
-            self.peak, self._peak_at = self.live, self._now
+        if size > 0:
+            self._grown.append((self._now, self.live))
 
     def _forget(self, key: int, _: object) -> None:
         self.live -= self._alive.pop(key)[1]
 
     def __enter__(self) -> "Storages":
         """Also follow storages that are resized: sharded weights come and go like this."""
-        self._resize = UntypedStorage.resize_
-        tracker = self
+        self._resize: Any = UntypedStorage.resize_
 
-        def resize_(storage: UntypedStorage, size: int) -> UntypedStorage:
-            resized = tracker._resize(storage, size)
-            tracker._resized(storage)
+        def resize_(storage: UntypedStorage, size: int) -> Any:
+            resized = self._resize(storage, size)
+            self._resized(storage)
             return resized
 
-        UntypedStorage.resize_ = resize_  # type: ignore[method-assign]  # no operator is dispatched for it
-        super().__enter__()
+        # No operator is dispatched for it.
+        UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]  # for as long as this mode is on
+        super().__enter__()  # type: ignore[no-untyped-call]  # as in __init__
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Follow no more."""
         UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]  # as above
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # as above
 
     def _resized(self, storage: UntypedStorage) -> None:
         if (known := self._alive.get(storage._cdata)) is not None:
