@@ -40,7 +40,11 @@ def _culprit(error: BaseException, techniques: Sequence[Technique]) -> str:
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     for module in reversed(modules):
         for technique in techniques:
-            own = type(technique).__module__
-            if module == own or module.startswith(f"{own}."):
+            if _plugin(module) == _plugin(type(technique).__module__):
                 return f"{technique.name}: "
     return ""
+
+
+def _plugin(module: str) -> str:
+    """The package, or the file, that a plugin is: all that lies deeper is part of it."""
+    return ".".join(module.split(".")[:2])
