@@ -149,15 +149,18 @@ def _stack(given: str) -> tuple[str, Any]:
         techniques: list[Any] = tomllib.loads(f"x = {given}")["x"]
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"--stack {given}: not a TOML list of techniques: {error}") from error
+    for technique in techniques:
+        if not isinstance(technique, str | dict) or (isinstance(technique, dict) and "technique" not in technique):
+            raise InputError(f'--stack {given}: a technique is a name, or a table that has one: {{technique="lora", rank=4}}')
     return "+".join(map(_name, techniques)) or _UNTOUCHED, techniques
 
 
-def _name(technique: Any) -> str:
+def _name(technique: str | dict[str, Any]) -> str:
     """`lora(rank=4)`."""
-    if not isinstance(technique, dict):
-        return str(technique)
+    if isinstance(technique, str):
+        return technique
     options = ", ".join(f"{key}={value}" for key, value in technique.items() if key != "technique")
-    return f"{technique.get('technique')}({options})"
+    return f"{technique['technique']}({options})" if options else str(technique["technique"])
 
 
 def _as_object(cell: "Cell", found: "Footprint") -> dict[str, Any]:
