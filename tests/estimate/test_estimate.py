@@ -10,7 +10,9 @@ from effbench.worker.estimate.cell import footprint
 from tests.estimate.measured import CATALOG, cell_of, estimate
 
 MODEL = "tiny-decoder:2x64x2"
-PARAMETERS = 2 * 256 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64  # two embeddings; layers with two norms; the last norm
+PARAMETERS = (
+    2 * 256 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
+)  # two embeddings; layers with two norms; the last norm
 TENSORS = 2 + 2 * 9 + 1
 
 

@@ -14,6 +14,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Never
 
+import torch._dynamo  # noqa: F401 - fake tensors need it, and it takes seconds: once, not in every fork
+
 from effbench.plugin.cell import Cell
 from effbench.plugin.mesh import mesh_shape
 from effbench.plugin.model import ModelSource
@@ -78,5 +80,3 @@ def _answer(action: Callable[[], RankFootprint], sender: Connection, techniques:
     sender.send_bytes(answer.encode())
     sys.stderr.flush()
     os._exit(0)
-
-
