@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TRIAL_COLUMNS = (
     "machine", "suite", "session", "round", "cell_id", "stack", "techniques", "model", "workload",
     "seq_len", "batch_size", "paired_batch", "world_size", "dtype", "device", "options", "variant", "settings", "steps",
+    "threads", "scaling", "parallel", "applied", "serial",
     "status", "error", "dirty", "leaks", "train_phase", "infer_phase",
     "fingerprint", "methodology", "weights", "data", "file", "samples",
 )  # fmt: skip
@@ -63,6 +64,11 @@ def _trial(file: Path, record: Record) -> dict[str, Any]:
         "options": canonical_json(cell.option_axes),
         "variant": _hash([cell.techniques, cell.lr]),
         "settings": _settings(cell),
+        "threads": cell.threads,
+        "scaling": cell.scaling,
+        "parallel": canonical_json(cell.parallel),
+        "applied": _hash(cell.techniques),
+        "serial": _hash(cell.serial),
         "steps": cell.steps if record.phases.get("train") == "ok" else None,
         "status": record.status,
         "error": record.headline,
@@ -99,7 +105,8 @@ def _settings(cell: Cell) -> str:
     """What all stacks of a suite share beside their shape, and what numbers depend on."""
     shared = cell.model_dump(mode="json", include={"threads", "allocator", "steps", "new_tokens", "quality_documents"})
     rule = _hash(cell.sampling.model_dump(mode="json"))[:4]
-    return ", ".join([f"{name} {value}" for name, value in shared.items()] + [f"sampling {rule}"])
+    weak = ["weak scaling"] if cell.scaling == "weak" else []
+    return ", ".join([f"{name} {value}" for name, value in shared.items()] + [f"sampling {rule}", *weak])
 
 
 def _sidecar(file: Path, name: str | None) -> str | None:

@@ -1,61 +1,30 @@
 """Stacks against their baseline: one table per machine, suite, model and workload, which never orders what the data cannot."""
 
-import json
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from effbench.board.chance import chance_notes
 from effbench.board.frame import load
+from effbench.board.measures import measures_of
 from effbench.board.rows import Row, common_shapes, log_ratios, rows_of
 from effbench.board.scaling import scaling_of
+from effbench.board.settings import QualitySettings, Settings, settings_of
 from effbench.board.stats import MIN_ROUNDS, holm_intervals
 from effbench.board.table import Table
 from effbench.board.verdict import clearly_better
-from effbench.plugin.workload import higher_is_better
+from effbench.board.world_sizes import WorldSizes, world_sizes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _BOARD = ["machine", "suite", "model", "workload"]
 LEAKS = "LEAKS THE FUTURE"
-_APART = ["methodology", "weights", "device", "world_size", "settings"]
-"""What else numbers must share to stand in one table; named in the title where a board splits by it."""
-
-
-class Ranking(BaseModel):
-    """By which metric rows are ordered."""
-
-    by: str | None = None
-    better: Literal["lower", "higher"] | None = None
-
-
-class QualitySettings(BaseModel):
-    """Which score stands beside cost, and the ratio to the baseline that a ranked row may not pass."""
-
-    metric: str = "bits_per_byte"
-    floor: float | None = None
-    better: Literal["lower", "higher"] | None = None
-
-    @property
-    def direction(self) -> Literal["lower", "higher"]:
-        """As the suite says, or as the score's name does."""
-        return self.better or ("higher" if higher_is_better(self.metric) else "lower")
-
-
-class Settings(BaseModel):
-    """What of a suite decides how its numbers are compared."""
-
-    baseline: str | None = None
-    delta: float = 0.03
-    ranking: Ranking = Ranking()
-    quality: QualitySettings = QualitySettings()
-    fit_from: int | None = None
+_APART = ["methodology", "weights", "device", "settings", "world_size"]
+"""What else numbers must share to stand in one table; named in the title where a board splits by it. World sizes stand in
+tables of their own, one after another."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +54,10 @@ class Leaderboard:
     """How each stack's costs grow with the length; None below three lengths. Columns as `scaling.SCALING_COLUMNS`."""
     by_length: "pd.DataFrame | None"
     """The ratio to the baseline at each length; None below three lengths. Columns as `scaling.LENGTH_COLUMNS`."""
+    world_sizes: "pd.DataFrame | None"
+    """All world sizes side by side, on the board of the largest; None of a single rank. Columns as `world_sizes.columns`."""
+    extra_columns: Mapping[str, str]
+    """The metrics that the suite asks to show, by their columns' key."""
 
 
 def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None) -> list[Leaderboard]:
@@ -100,25 +73,25 @@ def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | Non
         older_trials = int((older[_BOARD] == pd.Series(ids, index=_BOARD)).all(axis=1).sum())
         notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
         apart = [column for column in _APART if group[column].nunique() > 1]
-        for values, own in group.groupby(_APART, sort=True):
-            named = dict(zip(_APART, values, strict=True))
-            part = own if named["world_size"] == 1 else _with_reference(own, group, named, settings)
-            details = [f"{column} {named[column]}" if column != "settings" else str(named[column]) for column in apart]
-            boards.append(_board(part, settings, details, notes))
+        for _, together in group.groupby(_APART[:-1], sort=True):
+            largest = together["world_size"].max()
+            for world_size, own in together.groupby("world_size", sort=True):
+                named = own[_APART].iloc[0]
+                part = own if world_size == 1 else _with_reference(own, together, settings)
+                details = [f"{column} {named[column]}" if column != "settings" else str(named[column]) for column in apart]
+                across = world_sizes_of(together, settings_of(together, settings)[0].delta) if world_size == largest else None
+                boards.append(_board(part, settings, details, notes, across))
     return boards
 
 
-def _with_reference(
-    own: "pd.DataFrame", group: "pd.DataFrame", named: Mapping[str, Any], given: Mapping[str, Any] | None
-) -> "pd.DataFrame":
+def _with_reference(own: "pd.DataFrame", together: "pd.DataFrame", given: Mapping[str, Any] | None) -> "pd.DataFrame":
     """The trials of a larger world size, and the baseline's at world size 1 where it exists at that alone."""
     import pandas as pd
 
-    baseline = _settings(own, given)[0].baseline
+    baseline = settings_of(own, given)[0].baseline
     if (own["stack"] == baseline).any():
         return own
-    same = (group[[*named]] == pd.Series({**named, "world_size": 1})).all(axis=1)
-    reference = group[same & (group["stack"] == baseline)]
+    reference = together[(together["world_size"] == 1) & (together["stack"] == baseline)]
     return pd.concat([own.assign(reference=False), reference.assign(reference=True)]) if len(reference) else own
 
 
@@ -137,12 +110,19 @@ def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     return frame[is_current], frame[~is_current & first]
 
 
-def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list[str], notes: list[str]) -> Leaderboard:
+def _board(
+    frame: "pd.DataFrame",
+    given: Mapping[str, Any] | None,
+    details: list[str],
+    notes: list[str],
+    across: WorldSizes | None,
+) -> Leaderboard:
     trial = frame.iloc[0]
-    settings, problems = _settings(frame, given)
+    settings, problems = settings_of(frame, given)
     rows = rows_of(frame)
     baseline = settings.baseline or next((row.stack for row in rows if row.techniques == "untouched"), None)
-    table = Table(rows, baseline, settings.delta, settings.quality.metric, settings.quality.direction)
+    measures = measures_of(settings.columns)
+    table = Table(rows, baseline, settings.delta, settings.quality.metric, settings.quality.direction, measures)
     by = settings.ranking.by or _first_measured(rows)
     unranked = _unranked(table, settings.quality, by)
     ranks = _ranks(table, by, settings, unranked)
@@ -172,6 +152,7 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
                     *chance_notes(rows, settings.quality.metric, unranked, baseline),
                     *_rank_notes(rows, trial),
                     *(scaling.notes if scaling else ()),
+                    *(across.notes if across else ()),
                     *_losses(rows),
                     *notes,
                 ]
@@ -182,21 +163,9 @@ def _board(frame: "pd.DataFrame", given: Mapping[str, Any] | None, details: list
         baseline_cells=tuple(sorted(set[str]().union(*(row.cells for row in rows if row.stack == baseline)))),
         scaling=scaling.scaling if scaling else None,
         by_length=scaling.by_length if scaling else None,
+        world_sizes=across.rows if across else None,
+        extra_columns={measure.key: measure.metric for measure in measures if measure.metric in settings.columns},
     )
-
-
-def _settings(frame: "pd.DataFrame", given: Mapping[str, Any] | None) -> tuple[Settings, list[str]]:
-    """The suite's settings as they were copied beside its records."""
-    if given is not None:
-        return Settings.model_validate(given), []
-    file = Path(frame["file"].iloc[0]).parent / "suite.json"
-    if not file.exists():
-        return Settings(), ["no suite.json beside the records: baseline, delta and ranking are defaults"]
-    try:
-        return Settings.model_validate(json.loads(file.read_text())), []
-    except (OSError, ValueError, ValidationError) as error:
-        warnings.warn(f"{file}: not a suite's settings, defaults are used ({type(error).__name__})", stacklevel=2)
-        return Settings(), ["suite.json cannot be read: baseline, delta and ranking are defaults"]
 
 
 def _first_measured(rows: Sequence[Row]) -> str | None:

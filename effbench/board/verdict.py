@@ -20,6 +20,8 @@ class Words(NamedTuple):
 SPEED = Words("FASTER", "SLOWER")
 SIZE = Words("SMALLER", "LARGER")
 QUALITY = Words("BETTER", "WORSE")
+AMOUNT = Words("LOWER", "HIGHER")
+"""Of what is neither good nor bad by itself, with better = "lower"."""
 
 
 def verdict(interval: Interval, delta: float, better: Better = "higher", words: Words = SPEED, *, exact: bool = False) -> str:

@@ -149,6 +149,8 @@ def _show(folder: Path, results: Path) -> None:
     files = {"markdown": "LEADERBOARD.md", "csv": "leaderboard.csv"}
     if any(board.scaling is not None for board in boards):
         files |= {"scaling-csv": "scaling.csv", "lengths-csv": "by_length.csv"}
+    if any(board.world_sizes is not None for board in boards):
+        files |= {"world-sizes-csv": "world_sizes.csv"}
     for name, file in files.items():
         write_atomic(folder / file, reporters.get(name)().render(boards).encode())
     *others, last = files.values()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from effbench.plan.plan import Plan
-from effbench.plugin.cell import Cell
+from effbench.plugin.cell import Cell, canonical_json
 
 
 class Turn(NamedTuple):
@@ -27,14 +27,16 @@ def turns(
 ) -> Iterator[Turn]:
     """What these rounds still need of the plan's cells, or of those in `only`.
 
-    Ratios are paired within a session, so a stack stands in a round once one session has measured both it and its baseline.
-    Where none has, because a run was cut in two or a baseline is tried again, both are measured, again if need be.
+    Ratios are paired within a session, so a stack stands in a round once one session has measured both it and its baseline,
+    and of a parallel stack the serial one. Where none has, because a run was cut in two or a baseline is tried again, all of
+    them are measured, again if need be.
     Cells in `lost`, which will not be launched, have nothing to be paired with: they get a turn of their own, to be recorded.
     """
     cells = {cell.id: cell for cell in plan.cells}
+    baselines, serial = _baselines(cells, plan.suite.baseline), _serial(cells)
     partners = {
-        name: [] if name in lost else [partner for partner in pairs if partner not in lost]
-        for name, pairs in _baselines(cells, plan.suite.baseline).items()
+        name: [] if name in lost else [partner for partner in baselines[name] + serial[name] if partner not in lost]
+        for name in cells
     }
     for number in rounds:
         order = sorted(name for name, cell in cells.items() if number <= plan.rounds(cell, number))
@@ -59,6 +61,19 @@ def _baselines(cells: Mapping[str, Cell], baseline: str) -> dict[str, list[str]]
         else [p for p in by_comparison[_comparison(cell)] if cells[p].world_size in (1, cell.world_size)]
         for name, cell in cells.items()
     }
+
+
+def _serial(cells: Mapping[str, Cell]) -> dict[str, list[str]]:
+    """By cell id, the same stack without its parallel techniques on a single rank, or itself on one where that is missing."""
+    single: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name, cell in cells.items():
+        if cell.world_size == 1:
+            single[_comparison(cell), canonical_json(cell.techniques)].append(name)
+    found = {}
+    for name, cell in cells.items():
+        same, itself = (single.get((_comparison(cell), canonical_json(t)), []) for t in (cell.serial, cell.techniques))
+        found[name] = [other for other in same or itself if other != name] if cell.parallel else []
+    return found
 
 
 def _comparison(cell: Cell) -> tuple[object, ...]:

@@ -136,7 +136,8 @@ def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> 
     for name in suite.meters or ():
         catalog.meters.get(name)
     metrics = catalog.metrics()
-    for metric in (suite.ranking.by, *(claim.metric for claim in suite.claims if not claim.metric.startswith("quality."))):
+    claimed = (claim.metric for claim in suite.claims if not claim.metric.startswith("quality."))
+    for metric in (suite.ranking.by, *suite.columns, *claimed):
         if metric not in metrics:
             raise unknown("metric", metric, metrics)
     for stack in suite.stacks.values():

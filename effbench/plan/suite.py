@@ -176,6 +176,8 @@ class Suite(_Part):
     """Differences of the ratio within ± delta count as the same."""
     fit_from: int | None = Field(default=None, ge=1)
     """Shortest sequence from which boards fit how cost grows with the length; all lengths when left out."""
+    columns: list[str] = []
+    """Metrics that the board's tables show beside their own."""
     trust_remote_code: bool = False
     axes: dict[str, list[Any]] = {}
     training: Training = Training()

@@ -110,6 +110,11 @@ class Cell(BaseModel):
         return self.batch_size // self.data_ranks if self.scaling == "weak" else self.batch_size
 
     @property
+    def serial(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """The techniques that do not spread over ranks: the stack that a parallel one is compared with on a single rank."""
+        return tuple(use for use in self.techniques if use[0] not in self.parallel)
+
+    @property
     def shape(self) -> dict[str, Any]:
         """What a stack and its baseline must share to be compared: everything but the stack and its own options."""
         return self.model_dump(include={"suite", "model", "workload", "seq_len", "batch_size", "world_size", "dtype", "device"})

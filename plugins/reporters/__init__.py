@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from effbench.plugin import Reporter, hookimpl
 
 from .lengths import length_legend, length_tables
-from .tables import heading, legend, tables
+from .tables import Table, heading, legend, tables
 from .text import clean, missing
+from .world_sizes import world_size_legend, world_size_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ class TableReporter(Reporter):
         """As wide as the terminal, 120 columns where there is none."""
         from rich import box
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Table as Grid
         from rich.text import Text
 
         out = StringIO()
@@ -39,13 +40,13 @@ class TableReporter(Reporter):
         for board in boards:
             for line in heading(board):
                 console.print(Text(line))
-            for titles, cells in tables(board) + length_tables(board):
-                table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+            for titles, cells in _tables(board):
+                grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
                 for title in titles:
-                    table.add_column(Text(title), overflow="fold")
+                    grid.add_column(Text(title), overflow="fold")
                 for row in cells:
-                    table.add_row(*map(Text, row))
-                console.print(table)
+                    grid.add_row(*map(Text, row))
+                console.print(grid)
             for note in board.notes:
                 console.print(Text(f"note: {clean(note)}"))
             console.print(Text(_legends(board)))
@@ -64,7 +65,7 @@ class MarkdownReporter(Reporter):
         for board in boards:
             title, *details = map(_markdown, heading(board))
             lines += [f"## {title}", "", *(f"{detail}  " for detail in details), ""]
-            for titles, cells in tables(board) + length_tables(board):
+            for titles, cells in _tables(board):
                 rows = [titles, ["---"] * len(titles), *cells]
                 lines += [_markdown_row(row) for row in rows] + [""]
             lines += [f"- {_markdown(clean(note))}" for note in board.notes]
@@ -108,8 +109,20 @@ class LengthsCsvReporter(Reporter):
         return _csv(LENGTH_COLUMNS, [(board, board.by_length) for board in boards])
 
 
+class WorldSizesCsvReporter(Reporter):
+    """Parallel stacks at every world size, one line per stack and world size."""
+
+    name: ClassVar = "world-sizes-csv"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """No lines but the header where a single rank alone was measured."""
+        from effbench.board.world_sizes import columns
+
+        return _csv(columns(), [(board, board.world_sizes) for board in boards])
+
+
 class JsonReporter(Reporter):
-    """A list of boards, each with its notes, its rows and, along the length, `scaling` and `by_length`."""
+    """A list of boards, each with its notes, its rows and, where it has them, `scaling`, `by_length` and `world_sizes`."""
 
     name: ClassVar = "json"
 
@@ -119,6 +132,7 @@ class JsonReporter(Reporter):
 
 
 def _csv(columns: Iterable[str], parts: "list[tuple[Leaderboard, pd.DataFrame | None]]") -> str:
+    """These columns, and behind them what some board has besides."""
     import pandas as pd
 
     entries = [
@@ -127,11 +141,12 @@ def _csv(columns: Iterable[str], parts: "list[tuple[Leaderboard, pd.DataFrame | 
         if frame is not None
         for row in _plain_rows(frame)
     ]
-    return str(pd.DataFrame(entries, columns=[*_IDENTITY, *columns]).to_csv(index=False))
+    names = dict.fromkeys(name for entry in [dict.fromkeys([*_IDENTITY, *columns]), *entries] for name in entry)
+    return str(pd.DataFrame(entries, columns=[*names]).to_csv(index=False))
 
 
 def _plain_board(board: "Leaderboard") -> dict[str, Any]:
-    frames = {"rows": board.rows, "scaling": board.scaling, "by_length": board.by_length}
+    frames = {"rows": board.rows, "scaling": board.scaling, "by_length": board.by_length, "world_sizes": board.world_sizes}
     fields = {name: value for name, value in vars(board).items() if name not in frames}
     plain = {name: None if frame is None else _plain_rows(frame) for name, frame in frames.items()}
     return fields | {"rounds": list(board.rounds)} | plain
@@ -142,7 +157,11 @@ def _plain_rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def _legends(board: "Leaderboard") -> str:
-    return " ".join(filter(None, [legend(board), length_legend(board)]))
+    return " ".join(filter(None, [legend(board), length_legend(board), world_size_legend(board)]))
+
+
+def _tables(board: "Leaderboard") -> list[Table]:
+    return tables(board) + length_tables(board) + world_size_tables(board)
 
 
 def _markdown(text: str) -> str:
@@ -164,6 +183,7 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         CsvReporter,
         ScalingCsvReporter,
         LengthsCsvReporter,
+        WorldSizesCsvReporter,
         JsonReporter,
     ):
         register(reporter)

@@ -7,6 +7,7 @@ from .text import (
     MISSING,
     clean,
     counted,
+    human_of,
     in_bytes,
     interval,
     join,
@@ -36,13 +37,15 @@ class Column(NamedTuple):
 
 
 def _speed(title: str, key: str) -> Column:
-    return Column(title, lambda entry: _ratio(entry, key, " "))
+    return Column(title, lambda entry: ratio(entry, key, " "))
 
 
-def _size(title: str, key: str, human: Callable[[float], str], news: Callable[[list[Entry]], bool] = lambda _: True) -> Column:
+def size(title: str, key: str, human: Callable[[float], str], news: Callable[[list[Entry]], bool] = lambda _: True) -> Column:
+    """A figure and its ratio to the baseline."""
+
     def show(entry: Entry) -> str:
-        ratio = _ratio(entry, key, "\n")
-        return join(" ", number(entry[key], human), "" if ratio == _BASELINE else ratio)
+        beside = ratio(entry, key, "\n")
+        return join(" ", number(entry[key], human), "" if beside == _BASELINE else beside)
 
     return Column(title, show, news)
 
@@ -73,25 +76,30 @@ _SPEED = [
 def tables(board: "Leaderboard") -> list[Table]:
     """Speed, what it costs, what is kept."""
     cost = [
-        _size("train memory", "train_memory", in_bytes),
-        _size("infer memory", "infer_memory", in_bytes),
-        _size("trainable", "trainable", counted),
+        size("train memory", "train_memory", in_bytes),
+        size("infer memory", "infer_memory", in_bytes),
+        size("trainable", "trainable", counted),
         Column("steps", lambda e: number(e["steps"], lambda x: f"{x:.0f}")),
         Column(clean(board.quality_metric), _quality),
     ]
     bytes_kept = [
-        _size("checkpoint", "checkpoint", in_bytes),
-        _size("without zeros", "sparse", in_bytes, _any_zeros),
+        size("checkpoint", "checkpoint", in_bytes),
+        size("without zeros", "sparse", in_bytes, _any_zeros),
         Column("bits/weight", lambda e: number(e["bits"], lambda x: f"{x:.3g}"), _any_other("bits")),
-        _size("delta", "delta", in_bytes),
-        _size("KV cache", "kv_cache", in_bytes, _any_other("kv_cache")),
+        size("delta", "delta", in_bytes),
+        size("KV cache", "kv_cache", in_bytes, _any_other("kv_cache")),
     ]
     entries = [{str(key): value for key, value in entry.items()} for entry in board.rows.to_dict("records")]
-    found = []
-    for wanted in (_ROW + _SPEED, _ROW[1:] + cost, _ROW[1:] + bytes_kept):
-        columns = [c for c in wanted if c in _ROW or (c.news(entries) and any(c.show(entry) != MISSING for entry in entries))]
-        found.append(([c.title for c in columns], [[c.show(entry) for c in columns] for entry in entries]))
-    return [(titles, cells) for titles, cells in found if len(titles) > 1]
+    extra = [size(clean(metric), key, human_of(metric)) for key, metric in board.extra_columns.items()]
+    wanted = [(_ROW, _SPEED), (_ROW[1:], cost), (_ROW[1:], bytes_kept), (_ROW[1:], extra)]
+    return [table for names, columns in wanted if (table := laid_out(names, columns, entries))]
+
+
+def laid_out(names: list[Column], columns: list[Column], entries: list[Entry]) -> Table | None:
+    """The columns that have something to show behind those that name the rows; None where there are none."""
+    shown = [c for c in columns if c.news(entries) and any(c.show(entry) != MISSING for entry in entries)]
+    kept = [*names, *shown]
+    return ([c.title for c in kept], [[c.show(entry) for c in kept] for entry in entries]) if shown else None
 
 
 def heading(board: "Leaderboard") -> list[str]:
@@ -114,13 +122,13 @@ def legend(board: "Leaderboard") -> str:
     """How to read the tables."""
     return (
         "Ratios to the baseline, 95 % intervals over rounds. Speed: above 1× is better; memory, parameters, bytes: below 1× "
-        "is better. FASTER, SLOWER, SMALLER, LARGER, BETTER, WORSE: the interval, adjusted for looks and stacks, lies wholly "
-        f"beyond {_percent(board)}; SAME: wholly within; UNCLEAR: the data cannot tell. Rank: from 1 + the rows clearly better "
-        f"to N - the rows clearly worse. {MISSING}: not measured."
+        "is better. FASTER, SLOWER, SMALLER, LARGER, LOWER, HIGHER, BETTER, WORSE: the interval, adjusted for looks and "
+        f"stacks, lies wholly beyond {_percent(board)}; SAME: wholly within; UNCLEAR: the data cannot tell. Rank: from 1 + the "
+        f"rows clearly better to N - the rows clearly worse. {MISSING}: not measured."
     )
 
 
-def _ratio(entry: Entry, key: str, gap: str) -> str:
+def ratio(entry: Entry, key: str, gap: str) -> str:
     """`1.23× [1.18, 1.29] FASTER`."""
     if entry[f"{key}_verdict"] == "baseline":
         return _BASELINE

@@ -68,6 +68,20 @@ def counted(value: float) -> str:
     return f"{_plain(value)}B"
 
 
+def share(value: float) -> str:
+    """`12.5 %`."""
+    return f"{_plain(100 * value)} %"
+
+
+def human_of(metric: str) -> Callable[[float], str]:
+    """How a metric's values are written: its name ends as its unit says."""
+    if metric.endswith("_bytes"):
+        return in_bytes
+    if metric.endswith("_s") and not metric.endswith("_per_s"):
+        return in_seconds
+    return share if metric.endswith("_share") else counted
+
+
 def _plain(value: float) -> str:
     """Three significant digits, or all before the point where those are more: `g` would write 1.01e+03."""
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"

@@ -243,6 +243,12 @@ def test_broken_settings_are_warned_about(results):
     assert board.baseline == "full"  # the untouched stack
 
 
+def test_a_column_that_is_no_metric_breaks_no_board(results):
+    (results / "machine" / "s" / "suite.json").write_text(json.dumps(SETTINGS | {"columns": ["rank"]}))
+    with pytest.warns(UserWarning, match=r"suite\.json"):
+        assert not build(results)[0].extra_columns
+
+
 def test_nothing_gives_no_boards(tmp_path):
     assert build(tmp_path) == []
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from effbench.cli.run import _show
+from tests.board import test_world_sizes as spread
 from tests.board.test_scaling import LENGTHS, SETTINGS, linear, quadratic, trials
 
 
@@ -25,3 +26,14 @@ def test_a_run_leaves_tables_along_the_length_where_there_are_lengths(tmp_path, 
     for name in along:
         with (tmp_path / name).open() as file:
             assert {row["stack"] for row in csv.DictReader(file)} == {"full", "lean"}
+
+
+def test_a_run_of_several_ranks_leaves_a_table_across_world_sizes(tmp_path, capsys):
+    (tmp_path / "suite.json").write_text(json.dumps(SETTINGS))
+    for record in spread.trials(spread.ddp_cells()):
+        (tmp_path / f"{record.cell_id}.r{record.round}.json").write_text(record.model_dump_json())
+    _show(tmp_path, tmp_path)
+    assert "world_sizes.csv" in capsys.readouterr().out
+    with (tmp_path / "world_sizes.csv").open() as file:
+        found = [(row["stack"], row["world_size"]) for row in csv.DictReader(file)]
+    assert found == [("full", "1"), ("ddp", "1"), ("ddp", "2"), ("ddp", "4")]

@@ -138,6 +138,33 @@ def test_a_stack_whose_baseline_was_still_missing_is_measured_again_beside_it(ma
     assert make(rounds=1).pending() == []
 
 
+SPREAD = {
+    "axes": {"seq_len": [16], "batch_size": [2], "world_size": [1, 2]},
+    "stacks": {"full": [], "lora": ["lora"], "lora_ddp": ["lora", "ddp"], "bitfit_ddp": ["bitfit", "ddp"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("late", "along"),
+    [
+        ("lora_ddp", {("full", 1), ("lora", 1)}),
+        ("bitfit_ddp", {("full", 1), ("bitfit_ddp", 1)}),  # no `bitfit` alone: on one rank it is the same
+    ],
+)
+def test_a_parallel_stack_takes_its_serial_stack_along(make, late, along):
+    first = make(rounds=1, suite=SPREAD)
+    assert len(first.pending()) == 6
+    for turn in first.pending():
+        if (turn.cell.stack, turn.cell.world_size) != (late, 2):
+            record(first, turn)
+    second = make(rounds=1, suite=SPREAD)
+    assert {(t.cell.stack, t.cell.world_size) for t in second.pending() if t.again} == along
+    assert [(t.cell.stack, t.cell.world_size) for t in second.pending() if not t.again] == [(late, 2)]
+    for turn in second.pending():
+        record(second, turn)
+    assert make(rounds=1, suite=SPREAD).pending() == []
+
+
 def test_a_disturbed_baseline_that_is_tried_again_takes_its_stack_along(make):
     first = make(rounds=1)
     for turn in first.pending():

@@ -126,6 +126,7 @@ def test_a_phase_that_cannot_be_is_skipped_and_the_rest_measured(catalog, model)
         ({"models": ["tiny-lama"]}, "unknown model 'tiny-lama': did you mean 'tiny-llama'"),
         ({"workloads": ["doc"]}, "unknown workload 'doc': did you mean 'docs'"),
         ({"ranking": {"by": "train.token_per_s"}}, "unknown metric 'train.token_per_s': did you mean 'train.tokens_per_s'"),
+        ({"columns": ["train.final_los"]}, "unknown metric 'train.final_los': did you mean 'train.final_loss'"),
         ({"axes": {"lora.rnk": [1]}}, "unknown option of technique 'lora' 'rnk': did you mean 'rank'"),
         (
             {"stacks": {"full": [], "x": [{"technique": "lora", "rank": 0}]}},

@@ -11,14 +11,17 @@ from effbench_plugins.reporters import (
     MarkdownReporter,
     ScalingCsvReporter,
     TableReporter,
+    WorldSizesCsvReporter,
 )
-from effbench_plugins.reporters.text import counted, in_bytes, in_seconds
+from effbench_plugins.reporters.text import counted, human_of, in_bytes, in_seconds
 
 from effbench.board.leaderboard import build
 from effbench.board.scaling import LENGTH_COLUMNS, SCALING_COLUMNS
 from effbench.board.table import columns
+from effbench.board.world_sizes import columns as world_size_columns
 from effbench.plugin import Summary
 from tests.board import test_scaling as grown
+from tests.board import test_world_sizes as spread
 from tests.board.test_leaderboard import SETTINGS, board_of, trials
 from tests.records import make_cell, make_record
 
@@ -189,6 +192,107 @@ def test_json_and_csv_have_growth_and_ratios_by_length(long_boards):
         rows = list(csv.DictReader(io.StringIO(reporter().render(long_boards))))
         assert set(columns_) | {"machine", "suite", "model", "workload"} <= rows[0].keys()
         assert len(rows) == len(frame)
+
+
+@pytest.fixture
+def spread_boards(tmp_path):
+    """Data parallelism at 1, 2 and 4 ranks on two cores, a stack of the hostile name and two dimensions, one out of memory."""
+    (tmp_path / "s").mkdir()
+    cells = [*spread.ddp_cells(), (spread.cell_of(HOSTILE, 4, ["ddp", "pipeline"]), 1200)]
+    own = {"pipeline__waits": 3, "train__exposed_communication_share": 0.125, "train__peak_memory_bytes": 2**20}
+    records = [spread.of_rank(r, **own) if r.cell.stack == HOSTILE else r for r in spread.trials(cells)]
+    lost = make_record(cell=spread.cell_of("fsdp", 2, ["fsdp"]), status="oom", error="no memory", metrics={}, quality=None)
+    return [spread.board_of([*records, lost], tmp_path / "s", cores=2)]
+
+
+def test_world_sizes_in_markdown(spread_boards):
+    text = MarkdownReporter().render(spread_boards)
+    lines = [line for line in text.splitlines() if line.startswith(("| ddp |", "| full |", "| fsdp |"))]
+    speeds = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.count("|") == 11]
+    training = {(cells[0], cells[1]): cells[2:] for cells in speeds[:5]}
+    assert training["full", "1"][3:] == ["1× (baseline)", "full", "1.00", "1.00", "ok"]
+    assert training["ddp", "4"][0] == "ddp 4"
+    assert training["ddp", "4"][3].startswith("1.60× ")
+    assert training["ddp", "4"][3].endswith(" FASTER")
+    assert training["ddp", "4"][4:] == ["full", "0.40", "0.80", "ok"]
+    assert training["fsdp", "2"][1:] == ["–"] * 6 + ["1 oom"]
+    assert "ddp 2 × pipeline 2" in text
+    assert "12.5 %" in text
+    assert "pipeline.waits" in text
+    assert "nothing is ranked" in text
+
+
+def test_per_core_is_left_out_where_each_rank_has_cores_of_its_own(tmp_path):
+    (tmp_path / "s").mkdir()
+    text = MarkdownReporter().render([spread.board_of(spread.trials(spread.ddp_cells()), tmp_path / "s", cores=8)])
+    assert "efficiency |" in text
+    assert "per core |" not in text
+    assert "spread over |" not in text
+
+
+@pytest.mark.usefixtures("narrow")
+def test_world_sizes_fit_into_the_terminal_and_names_stay_text(spread_boards):
+    text = TableReporter().render(spread_boards)
+    assert max(map(len, text.splitlines())) <= 120
+    assert "nan" not in text.lower()
+    assert "\x1b" not in text
+    markdown = MarkdownReporter().render(spread_boards)
+    assert "<b>" not in markdown
+    assert "\n# y" not in markdown
+
+
+def test_json_and_csv_have_all_world_sizes(spread_boards):
+    [board] = json.loads(JsonReporter().render(spread_boards))
+    assert [*board["world_sizes"][0]] == world_size_columns(["pipeline.waits"])
+    assert next(row for row in board["world_sizes"] if row["stack"] == "fsdp")["train_speed_ratio"] is None
+    rows = list(csv.DictReader(io.StringIO(WorldSizesCsvReporter().render(spread_boards))))
+    assert {*world_size_columns(["pipeline.waits"]), "machine", "suite"} <= rows[0].keys()
+    assert [(row["stack"], row["world_size"]) for row in rows if row["stack"] != HOSTILE] == [
+        ("full", "1"), ("ddp", "1"), ("ddp", "2"), ("ddp", "4"), ("fsdp", "2")
+    ]  # fmt: skip
+
+
+def test_a_single_rank_shows_nothing_of_world_sizes(boards):
+    assert "world sizes" not in MarkdownReporter().render(boards)
+    assert json.loads(JsonReporter().render(boards))[0]["world_sizes"] is None
+    assert len(WorldSizesCsvReporter().render(boards).splitlines()) == 1
+
+
+def with_loss(record):
+    loss = {"full": 2.0, "fast": 2.5, "same": 2.0}[record.cell.stack]
+    found = {
+        "train.final_loss": Summary(median=loss + 0.001 * record.round, unit=""),
+        "odd.time_s": Summary(median=3, unit="s"),
+    }
+    return record.model_copy(update={"metrics": record.metrics | found})
+
+
+def test_metrics_that_the_suite_asks_for_are_columns():
+    records = list(map(with_loss, trials()))
+    text = MarkdownReporter().render([board_of(records)])
+    assert "final_loss" not in text
+    board = board_of(records, SETTINGS | {"columns": ["train.final_loss", "odd.time_s"]})
+    cells = cells_of(MarkdownReporter().render([board]), "stack | train.final_loss | odd.time_s")
+    assert cells["fast"][0].startswith("2.5 1.25×")
+    assert cells["fast"][0].endswith("HIGHER")
+    assert cells["same"] == [r"2 1.00× \[1.00, 1.00\] SAME", r"3 s 1.00× \[1.00, 1.00\] SAME"]
+    assert cells["full"] == ["2", "3 s"]
+    rows = {row["stack"]: row for row in csv.DictReader(io.StringIO(CsvReporter().render([board_of(records), board])))}
+    assert rows["fast"]["loss_verdict"] == "HIGHER"
+    assert rows["fast"]["odd.time_s_verdict"] == "SAME"
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        ("train.peak_memory_bytes", "2 KiB"),
+        ("train.step_s", "2048 s"),
+        ("train.tokens_per_s", "2.05K"),
+        ("train.communication_share", "204800 %"),
+    ],
+)
+def test_the_name_of_a_metric_says_its_unit(metric, shown):
+    assert human_of(metric)(2048) == shown
 
 
 @pytest.mark.parametrize(
