@@ -23,7 +23,6 @@ def test_the_peak_of_a_step_is_within_a_tenth_of_the_measured_one(stack):
     cell = cell_of(MODEL, STACKS[stack], **(SHAPE | ranks))
     measured = measure(cell)[0]
     found = estimate(cell).ranks[0]
-    print(stack, measured["train.peak_memory_bytes"] / 2**20, found.train.peak / 2**20)
     assert found.train.peak == pytest.approx(measured["train.peak_memory_bytes"], rel=0.1)
     assert found.train.weights == measured["train.model_bytes"]
     assert found.train.optimizer_state == pytest.approx(measured["train.optimizer_state_bytes"], rel=0.01)

@@ -5,7 +5,7 @@ import pytest
 from tests.estimate.measured import cell_of, estimate
 
 QUERY_AND_VALUE = {"target_modules": ["c_attn"]}
-"""GPT-2 keeps queries, keys and values in one matrix: an update of it has as many parameters as one of queries and one of values."""
+"""GPT-2 has queries, keys and values in one matrix: updating it takes as many parameters as queries and values apart."""
 
 
 @pytest.mark.parametrize(("rank", "millions"), [(1, 4.7), (8, 37.7)])
@@ -18,7 +18,7 @@ def test_lora_trains_as_little_of_gpt3_as_published(rank, millions):
 
 @pytest.mark.slow
 def test_lora_trains_gpt3_in_little_more_than_its_weights():
-    """Hu et al. 2021, section 4.2: 1.2 TB of VRAM become 350 GB, and checkpoints of 350 GB 35 MB (rank 4, queries and values)."""
+    """Hu et al. 2021, section 4.2: 1.2 TB of VRAM become 350 GB, checkpoints of 350 GB 35 MB (rank 4, queries and values)."""
     fields = {"dtype": "bfloat16", "seq_len": 128, "batch_size": 1}
     full = estimate(cell_of("shape:gpt3-175b", **fields), infer="not asked for").ranks[0].train
     lora = estimate(cell_of("shape:gpt3-175b", [("lora", {"rank": 4} | QUERY_AND_VALUE)], **fields), infer="no").ranks[0]
