@@ -11,8 +11,6 @@ STACKS = {
     "lora": ["lora"],
     "bitfit": ["bitfit"],
     "mixed_precision": ["mixed_precision"],
-    "prefix_tuning": ["prefix_tuning"],
-    "distillation": ["distillation"],
     "ddp": ["ddp"],
 }
 

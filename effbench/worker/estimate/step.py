@@ -45,6 +45,7 @@ class RankEstimate:
     def run(self, phase_skips: Mapping[str, str]) -> RankFootprint:
         """Estimate the phases that are not skipped."""
         absent, found = dict(phase_skips), dict[str, Any]()
+        self._decode_steps = 0 if "decode" in phase_skips else self._cell.decode_steps
         with fake_tensors(), self._memory:
             torch.manual_seed(_SEED)
             model = self._apply()
@@ -130,7 +131,7 @@ class RankEstimate:
             peak, kept = memory.peak - start, memory.live - start
             flops = _flops(lambda: inference.prefill(inference, ids, mask))
             prefill, decode, growth = _work(flops, sent), None, 0
-            if self._cell.decode_steps:
+            if self._decode_steps:
                 with Collectives() as sent:
                     cache = inference.decode(inference, ids[:, :1], cache)[1]
                 growth = memory.live - start - kept
@@ -139,7 +140,7 @@ class RankEstimate:
         return InferFootprint(
             weights=weights,
             prefill_peak=weights + peak,
-            kv_cache=kept + self._cell.decode_steps * growth if decode else None,
+            kv_cache=kept + self._decode_steps * growth if decode else None,
             prefill=prefill,
             decode_token=decode,
         )
