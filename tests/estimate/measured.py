@@ -51,10 +51,12 @@ def techniques_of(cell: Any) -> list[Any]:
 def _start(cell: Any, place: Place, store: Any) -> int:
     reader, writer = os.pipe()
     if os.fork() == 0:
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _PAGE)
-        answer = json.dumps(_trial(cell, place, store).__dict__, default=str)
-        os.write(writer, answer.encode())  # smaller than the pipe
-        os._exit(0)
+        try:
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _PAGE)
+            answer = json.dumps(_trial(cell, place, store).__dict__, default=str)
+            os.write(writer, answer.encode())  # smaller than the pipe
+        finally:
+            os._exit(0)
     os.close(writer)
     return reader
 
@@ -62,8 +64,9 @@ def _start(cell: Any, place: Place, store: Any) -> int:
 def _trial(cell: Any, place: Place, store: Any) -> trial.Outcome:
     ranks = Ranks()
     if cell.world_size > 1:
-        mine = store.detach() if place.rank == 0 else None
-        ranks = join(place, Rendezvous(*store.getsockname()[:2], mine), torch.device("cpu"), techniques_of(cell))
+        host, port = store.getsockname()
+        rendezvous = Rendezvous(host, port, store.detach() if place.rank == 0 else None)
+        ranks = join(place, rendezvous, torch.device("cpu"), techniques_of(cell))
     request = trial.TrialRequest(
         cell=cell,
         seed=0,
