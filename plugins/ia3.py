@@ -48,6 +48,13 @@ class IA3(Technique):
             return f"{self.name} cannot be merged into what {converted.name} converts: set merged = false"
         return None
 
+    def unsupported_before(self, later: Sequence[Technique]) -> str | None:
+        """Merging assigns new weights."""
+        parts = next((technique for technique in later if technique.shards), None)
+        if self.merged and parts is not None:
+            return f"{self.name} cannot be merged into the parts of weights that {parts.name} leaves: set merged = false"
+        return None
+
     def apply(self, model: "nn.Module", ctx: Context) -> "nn.Module":
         """Freeze the model and put the vectors beside its layers."""
         import warnings

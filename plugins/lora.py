@@ -56,7 +56,12 @@ class LoRA(Technique):
         return self._dora_unsupported([t for t in earlier if getattr(t, "at", "infer") != "apply"])
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
-        """DoRA wants the weights as they are."""
+        """DoRA wants the weights as they are, and merges by assigning new ones; AdaLoRA goes past a divided model's hooks."""
+        parts = next((technique for technique in later if technique.shards), None)
+        if parts is not None and self.adalora:
+            return f"adalora needs whole weights and gradients, of which {parts.name} leaves parts"
+        if parts is not None and self.dora and self.merged:
+            return f"dora cannot be merged into the parts of weights that {parts.name} leaves: set merged = false"
         return self._dora_unsupported(later)
 
     def _dora_unsupported(self, others: Sequence[Technique]) -> str | None:

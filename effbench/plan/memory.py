@@ -10,7 +10,6 @@ from effbench.store.machine import gpu_memory_bytes, memory_bytes
 
 PREDICTED = "predicted to need"
 """How the reason begins with which something is skipped that would not fit."""
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 Phase = Literal["train", "infer"]
 
@@ -53,13 +52,13 @@ def untouched_bytes(cell: Cell, phase: Phase) -> float:
     A model without a feed-forward layer is attention alone: queries, keys, values and what is attended; then the gradients of
     these, or the cache's copies of keys and values.
     """
-    facts, size = cell.facts, _BYTES[cell.dtype]
+    facts, size = cell.facts, cell.value_bytes
     sequences = cell.batch_size / cell.data_ranks
     tokens = sequences * cell.seq_len
     if not facts.intermediate:
         copies = 8 if phase == "train" else 6 if facts.causal else 4
         return copies * tokens * facts.hidden * size
-    weights = facts.approximate_parameters * size
+    weights = cell.weight_bytes
     if phase == "train":
         kept = tokens * facts.layers * (16 * facts.hidden + 4 * facts.intermediate) * size
         return 4 * weights + kept + 3 * tokens * facts.vocab * 4

@@ -105,6 +105,16 @@ class Cell(BaseModel):
         return self.new_tokens - 1 if self.facts.causal else 0
 
     @property
+    def value_bytes(self) -> int:
+        """Of one weight or activation in the suite's dtype."""
+        return 4 if self.dtype == "float32" else 2
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all weights of the untouched model, about."""
+        return self.facts.approximate_parameters * self.value_bytes
+
+    @property
     def paired_batch(self) -> int:
         """The batch size at which a stack and its baseline are compared: under weak scaling, that of one data-parallel rank."""
         return self.batch_size // self.data_ranks if self.scaling == "weak" else self.batch_size

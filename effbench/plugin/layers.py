@@ -1,4 +1,4 @@
-"""Which layers of a model techniques convert, prune or factor. This module needs torch."""
+"""Which layers of a model techniques convert, prune, factor or share out. This module needs torch."""
 
 from collections.abc import Collection
 from typing import Any
@@ -24,6 +24,18 @@ def linear_layers(model: nn.Module, kinds: Collection[type[nn.Module]] = LINEAR)
         for name, module in model.named_modules()
         if type(module) in kinds and module is not head and id(module) not in added and _is_plain(module)
     }
+
+
+def layer_stacks(model: nn.Module) -> list[nn.ModuleList]:
+    """Lists of transformer layers: two at least, of one class, and in no other such list."""
+    found: list[nn.ModuleList] = []
+    inside: set[int] = set()
+    for module in model.modules():
+        alike = isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(layer) for layer in module}) == 1
+        if alike and id(module) not in inside:
+            found.append(module)  # type: ignore[arg-type]  # `alike` says that it is a ModuleList
+            inside |= {id(part) for part in module.modules()}
+    return found
 
 
 def _added(model: nn.Module) -> set[int]:

@@ -89,7 +89,7 @@ class Context:
     base_model: "Callable[[], nn.Module]"
     """A fresh, untouched copy of the model, for instance as a teacher."""
     calibration: "Callable[[int], list[Batch]]"
-    """n batches of the training split, at the cell's shapes."""
+    """n batches of the training split, at the cell's shapes: whole and the same on every rank, so that all choose alike."""
     mesh: "DeviceMesh | None" = None
     kept: dict[str, Any] = field(default_factory=dict)
     """What a technique carries from one method to a later one, under its name: techniques themselves are frozen."""
@@ -113,6 +113,9 @@ class Technique(BaseModel):
     """Exclusive settings; two techniques of a stack that set the same one are refused when the suite is planned."""
     dimension: ClassVar[Dimension | None] = None
     """The mesh dimension that a parallel technique splits work along."""
+    shards: ClassVar[bool] = False
+    """Whether several ranks hold a part of each weight from `apply` on. Those are DTensors, and assigning to `.data` of one is
+    lost without an error: what works so cannot stand before it."""
     metrics: ClassVar[tuple[Metric, ...]] = ()
     """What `counted` gives, each named `technique.what`."""
 

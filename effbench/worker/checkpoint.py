@@ -190,6 +190,8 @@ def _digest(tensor: Tensor) -> bytes:
 
 
 def _bytes_on_disk(tensors: dict[str, Tensor]) -> int:
+    if not tensors:
+        return 0  # of a rank that writes no file
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "checkpoint.safetensors"
         save(tensors, file)

@@ -91,7 +91,7 @@ class _Trial:
             world_size=self.ranks.world_size,
             seed=request.seed,
             base_model=self._load_base,
-            calibration=self._batches,
+            calibration=partial(self._batches, whole=True),
             mesh=self.ranks.mesh,
         )
 
@@ -310,10 +310,11 @@ class _Trial:
                 raise DivergedError(f"quality: {name} is {score}")
         return quality
 
-    def _batches(self, count: int) -> list[Batch]:
-        """This rank's share of each batch."""
+    def _batches(self, count: int, *, whole: bool = False) -> list[Batch]:
+        """This rank's share of each batch; or whole batches, by which all ranks come to the same choices."""
         batches = self.request.workload.training_batches(self.tokenizer, self.cell, count, self.request.seed)
-        return [{name: tensor.to(self.device) for name, tensor in self.ranks.share(batch).items()} for batch in batches]
+        shares = batches if whole else [self.ranks.share(batch) for batch in batches]
+        return [{name: tensor.to(self.device) for name, tensor in share.items()} for share in shares]
 
     def _load_base(self) -> nn.Module:
         return self.request.source.load(LoadRequest(dtype=self.cell.dtype), self.request.seed).to(self.device)

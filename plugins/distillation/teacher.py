@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import nn
 
 from effbench.plugin import Context
+from effbench.plugin.technique import Batch
 from effbench.worker import defaults
 
 if TYPE_CHECKING:
@@ -30,10 +31,18 @@ def _tune(teacher: nn.Module, steps: int, lr: float, ctx: Context) -> None:
     group = ctx.mesh.get_group("dp") if ctx.mesh is not None and ctx.cell.data_ranks > 1 else None
     teacher.train()
     for batch in ctx.calibration(steps):
-        step.forward_backward(step, batch)
+        step.forward_backward(step, _share(batch, ctx))
         if group is not None:
             for parameter in parameters:
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad.div_(ctx.cell.data_ranks), group=group)
         step.update(step)
     torch.cuda.empty_cache()  # what the teacher's optimizer held; nothing on a CPU
+
+
+def _share(batch: Batch, ctx: Context) -> Batch:
+    """This data-parallel rank's rows."""
+    if ctx.mesh is None or ctx.cell.data_ranks == 1:
+        return batch
+    rank = ctx.mesh.get_local_rank("dp")
+    return {name: tensor.chunk(ctx.cell.data_ranks)[rank] for name, tensor in batch.items()}

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 from transformers.pytorch_utils import Conv1D
 
 from effbench.plugin import InputError
-from effbench.plugin.layers import linear_layers
+from effbench.plugin.layers import layer_stacks, linear_layers
 from effbench.plugin.technique import Batch
 
 from ..attention.importance import head_importance
@@ -88,7 +88,7 @@ def with_fewer_heads(model: nn.Module, share: float, batches: Sequence[Batch]) -
 def without_layers(model: Any, share: float, batches: Sequence[Batch]) -> nn.Module:
     """Remove the layers that change their input least, from every stack of layers the model has."""
     config, removed = _config(model), 0
-    for stack in _stacks(model):
+    for stack in (stack for stack in layer_stacks(model) if linear_layers(stack)):
         count = int(share * len(stack))
         influence = torch.tensor(_influences(model, stack, batches)[1:])  # the first stays: in T5 it holds the positions
         gone = {1 + int(index) for index in influence.topk(min(count, len(influence)), largest=False).indices}
@@ -149,18 +149,6 @@ def _replace_weight(layer: Any, weight: Tensor) -> None:
     else:
         layer.out_features, layer.in_features = outputs, inputs
     layer.weight = nn.Parameter(weight.contiguous(), requires_grad=layer.weight.requires_grad)
-
-
-def _stacks(model: nn.Module) -> list[nn.ModuleList]:
-    """Lists of transformer layers: of one class, with linear layers in them, and in no other such list."""
-    found: list[nn.ModuleList] = []
-    inside: set[int] = set()
-    for module in model.modules():
-        alike = isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(layer) for layer in module}) == 1
-        if alike and id(module) not in inside and linear_layers(module):
-            found.append(module)  # type: ignore[arg-type]  # `alike` says that it is a ModuleList
-            inside |= {id(part) for part in module.modules()}
-    return found
 
 
 def _influences(model: nn.Module, stack: nn.ModuleList, batches: Sequence[Batch]) -> list[float]:

@@ -57,6 +57,7 @@ def register_techniques(register):
     register(BadRank)
 '''
 DISTILLED = 'distilled = [{ technique = "distillation", teacher_steps = 3, hidden = 1.0 }, "ddp"]\n'
+SHARDED = 'sharded = ["fsdp", { technique = "bad_rank", how = "abort" }]\n'
 WAYS = ("abort", "raise", "hang", "memory")
 
 
@@ -66,7 +67,11 @@ def outcome(tmp_path_factory, tiny_model):
     (folder / "bad.py").write_text(BAD)
     stacks = "".join(f'{way} = ["ddp", {{ technique = "bad_rank", how = "{way}" }}]\n' for way in WAYS)
     text = (
-        TWO.format(model=tiny_model).replace("[limits]", "[limits]\nmemory_gb = 2.0") + 'ddp = ["ddp"]\n' + DISTILLED + stacks
+        TWO.format(model=tiny_model).replace("[limits]", "[limits]\nmemory_gb = 2.0")
+        + 'ddp = ["ddp"]\n'
+        + DISTILLED
+        + SHARDED
+        + stacks
     )
     (folder / "small.toml").write_text(text)
     done = effbench("run", "small.toml", "--plugin", "bad.py", "--results", "out", cwd=folder, check=1)
@@ -127,6 +132,14 @@ def test_a_failing_rank_ends_the_trial_on_all_and_no_other_trial(outcome, way, s
         assert "in go_wrong" in record["error"].partition("rank 1:")[2]  # where the one that hangs stands
     if way in ("abort", "raise"):
         assert record["wall_s"] < by_size["hang", 2]["wall_s"]  # at once, not at the time-out
+
+
+def test_a_rank_that_dies_among_sharded_weights_ends_the_trial_at_once(outcome):
+    _, by_size = outcome
+    one, two = by_size["sharded", 1], by_size["sharded", 2]
+    assert one["status"] == "ok", one.get("error")
+    assert (two["status"], two["failing_rank"]) == ("crashed", 1)
+    assert two["wall_s"] < by_size["hang", 2]["wall_s"]
 
 
 def test_kill_9_leaves_no_rank_behind(tmp_path, tiny_model):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.multiprocessing
-from effbench_plugins.ddp import DDP
+from effbench_plugins.data_parallel import DDP
 from effbench_plugins.meters.communication import Communication, merged, shares
 
 from effbench.plugin import Observation
