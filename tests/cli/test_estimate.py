@@ -31,7 +31,7 @@ def test_the_table_and_what_has_no_estimate(tmp_path):
     [
         (["estimate"], "nothing to estimate: name a model"),
         (["estimate", "llama-2-70"], "unknown shape 'llama-2-70': did you mean 'llama-2-70b'"),
-        (["estimate", "gpt2", "--stack", "lroa"], "unknown technique 'lroa': did you mean 'lora'?"),
+        (["estimate", "gpt2", "--stack", "lroa"], "unknown technique 'lroa': did you mean 'lora'"),
         (["estimate", "gpt2", "--stack", "[lora]"], "--stack [lora]: not a TOML list of techniques"),
         (["estimate", "gpt2", "--stack", "[1]"], "--stack [1]: a technique is a name, or a table that has one"),
         (["estimate", "gpt2", "--dtype", "int3"], "dtype"),

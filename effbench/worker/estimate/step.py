@@ -1,5 +1,6 @@
 """load → apply → train → infer of one rank on fake tensors: the trial's flow, with books of memory in place of clocks."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -87,6 +88,7 @@ class RankEstimate:
             step = technique.train(step, self._context)
         step.model.train()
         step.run(self._batch)
+        gc.collect()  # what techniques took out of the model may refer to itself
         memory, start = self._memory, self._memory.live
         memory.restart()
         with Collectives() as sent:
