@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from effbench.plugin.launcher import Launcher
+    from effbench.plugin.launcher import AnyLauncher
     from effbench.plugin.meter import Meter
     from effbench.plugin.model import ModelSource
     from effbench.plugin.reporter import Reporter
@@ -38,8 +38,8 @@ def register_meters(register: "Callable[[type[Meter]], None]") -> None:
 
 
 @hookspec
-def register_launchers(register: "Callable[[type[Launcher]], None]") -> None:
-    """Register ways to start workers."""
+def register_launchers(register: "Callable[[type[AnyLauncher]], None]") -> None:
+    """Register ways to start workers, or to hand whole runs to a cluster."""
 
 
 @hookspec

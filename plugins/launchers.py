@@ -74,12 +74,11 @@ class Torchrun(Local):
              str(world_size // self.nnodes), "--master-addr", endpoint.host, "--master-port", str(port), *_HOST)
             for node in range(self.nnodes)
         ]  # fmt: skip
-        network = _LOOPBACK if endpoint.loopback else {}
         told = {
             name: value for name, value in environment.items() if name != "EFFBENCH_KEY"
         }  # each makes its own of the secret
-        lobby.start(agents[1:], told | network)
-        return _start(agents[0], environment | network, log)
+        lobby.start(agents[1:], told)
+        return _start(agents[0], environment | endpoint.interface(), log)
 
     def close(self) -> None:
         """Let the other machines go."""

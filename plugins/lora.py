@@ -56,11 +56,12 @@ class LoRA(Technique):
         return self._dora_unsupported([t for t in earlier if getattr(t, "at", "infer") != "apply"])
 
     def unsupported_before(self, later: Sequence[Technique]) -> str | None:
-        """DoRA wants the weights as they are, and merges by assigning new ones; AdaLoRA goes past a divided model's hooks."""
+        """DoRA wants the weights as they are, and merges by assigning new ones; AdaLoRA weighs all layers' updates together."""
+        spread = next((technique for technique in later if technique.shards or technique.dimension == "pp"), None)
+        if spread and self.adalora:
+            return f"adalora weighs the updates of all layers, which {spread.name} has on different ranks"
         parts = next((technique for technique in later if technique.shards), None)
-        if parts is not None and self.adalora:
-            return f"adalora needs whole weights and gradients, of which {parts.name} leaves parts"
-        if parts is not None and self.dora and self.merged:
+        if parts and self.dora and self.merged:
             return f"dora cannot be merged into the parts of weights that {parts.name} leaves: set merged = false"
         return self._dora_unsupported(later)
 
@@ -122,8 +123,14 @@ class LoRA(Technique):
             from peft.tuners.adalora import AdaLoraModel
 
             tuner = next(module for module in step.model.modules() if isinstance(module, AdaLoraModel))
-            number = count(1)
-            step.optimizer.register_step_post_hook(lambda *_: tuner.update_and_allocate(next(number)))
+            number, update = count(1), step.update
+
+            def update_and_allocate(current: TrainStep) -> None:  # the optimizer may be another technique's
+                hook = current.optimizer.register_step_post_hook(lambda *_: tuner.update_and_allocate(next(number)))
+                update(current)
+                hook.remove()
+
+            return replace(step, update=update_and_allocate)
         return step
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:

@@ -1,23 +1,27 @@
 """Mixed precision: autocast over float32 weights."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from effbench.plugin import Cell, Context, Inference, Technique, TrainStep, hookimpl
+from effbench.plugin import Cell, Context, Inference, Metric, Technique, TrainStep, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from effbench.plugin.technique import Batch
 
+_SKIPPED = "mixed_precision.skipped_steps"
+
 
 class MixedPrecision(Technique):
     """Matrix products in 16 bits, weights and sums in 32 (Micikevicius et al. 2017, arXiv 1710.03740).
 
-    float16 needs a loss scale, which GradScaler finds; steps whose gradients overflow are skipped. It helps where the device
+    float16 needs a loss scale, which GradScaler finds; steps whose gradients overflow on any rank are skipped on all, and
+    counted. All in 16 bits, weights and optimizer too, is `bf16`. It helps where the device
     has 16-bit matrix units and matrices are large enough: with a hidden size of 128 it gains nothing on a CPU, and float16 on
     a CPU is many times slower than float32 (11× when measured). Weights stay in float32, so nothing is saved on disk, and every
     decoded token converts them again, which can cost more than the product saves: see `inference`.
@@ -26,6 +30,9 @@ class MixedPrecision(Technique):
     name: ClassVar = "mixed_precision"
     family: ClassVar = "precision"
     sets: ClassVar = ("autocast",)
+    metrics: ClassVar = (
+        Metric(_SKIPPED, "steps", "lower", "Updates left out because a gradient overflowed under its loss scale.", "max"),
+    )
 
     dtype: Literal["bfloat16", "float16"] = Field(default="bfloat16", description="of matrix products and activations")
     inference: bool = Field(default=True, description="also autocast prefill, decode and evaluation")
@@ -52,7 +59,15 @@ class MixedPrecision(Technique):
                 return loss(model, batch)
 
         step = replace(step, loss=autocast_loss)
-        return _scaled(step, torch.amp.GradScaler(ctx.device.type)) if self.dtype == "float16" else step
+        if self.dtype == "bfloat16":
+            return step
+        ctx.kept[self.name] = Counter({_SKIPPED: 0})
+        return _scaled(step, _scaler(ctx), ctx.kept[self.name])
+
+    def counted(self, ctx: Context) -> Mapping[str, float]:
+        """The steps that float16 skipped; bfloat16 has float32's range."""
+        counted: Mapping[str, float] = ctx.kept.get(self.name, {})
+        return counted
 
     def infer(self, inference: Inference, ctx: Context) -> Inference:
         """Autocast every way the model is used."""
@@ -76,7 +91,18 @@ class MixedPrecision(Technique):
         )
 
 
-def _scaled(step: TrainStep, scaler: Any) -> TrainStep:
+def _scaler(ctx: Context) -> Any:
+    """Several ranks skip a step together: where each has its own part of the weights, one alone may overflow."""
+    if ctx.world_size == 1:
+        import torch
+
+        return torch.amp.GradScaler(ctx.device.type)
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+    return ShardedGradScaler(ctx.device.type)
+
+
+def _scaled(step: TrainStep, scaler: Any, counted: "Counter[str]") -> TrainStep:
     """Scale the loss before backward, unscale before the update, and leave out an update whose gradients are not finite.
 
     It goes around the parts that were there, so that masks, accumulation and clipping of techniques before it still happen.
@@ -96,7 +122,7 @@ def _scaled(step: TrainStep, scaler: Any) -> TrainStep:
 
     def update(current: TrainStep) -> None:
         scaler.unscale_(current.optimizer)
-        guarded: Any = _GuardedOptimizer(current.optimizer, scaler)
+        guarded: Any = _GuardedOptimizer(current.optimizer, scaler, counted)
         inner_update(replace(current, optimizer=guarded))
 
     return replace(step, forward_backward=forward_backward, update=update)
@@ -105,11 +131,14 @@ def _scaled(step: TrainStep, scaler: Any) -> TrainStep:
 class _GuardedOptimizer:
     """An optimizer whose step goes through the scaler, which leaves it out where gradients are not finite."""
 
-    def __init__(self, optimizer: Any, scaler: Any) -> None:
-        self._optimizer, self._scaler = optimizer, scaler
+    def __init__(self, optimizer: Any, scaler: Any, counted: "Counter[str]") -> None:
+        self._optimizer, self._scaler, self._counted = optimizer, scaler, counted
 
     def step(self) -> None:
+        self._counted[_SKIPPED] += 1
+        taken = self._optimizer.register_step_post_hook(lambda *_: self._counted.subtract([_SKIPPED]))
         self._scaler.step(self._optimizer)
+        taken.remove()
         self._scaler.update()
 
     def __getattr__(self, name: str) -> Any:

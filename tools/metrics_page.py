@@ -1,16 +1,16 @@
-"""Writes docs/metrics.md: every bundled metric as its meter defines it. `python tools/metrics_page.py`."""
+"""Writes docs/metrics.md: every bundled metric as what measures or counts it defines it. `python tools/metrics_page.py`."""
 
 import inspect
 from pathlib import Path
 
-from effbench.plugin import Meter
+from effbench.plugin import Meter, Technique
 from effbench.plugin.discovery import discover
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 _HEAD = """# Metrics
 
-Written by `python tools/metrics_page.py` from the bundled meters; a test compares. Change the meters, not this page.
+Written by `python tools/metrics_page.py` from the bundled meters, and techniques that count; a test compares. Change those.
 
 A metric is `phase.what_unit`. What could not be measured is absent from a record, never 0. *Better* says which way is good.
 *Ranks* says how several ranks' values become the one in the record: the first rank's (the same on all, or already that of the
@@ -23,15 +23,18 @@ metrics of installed plugins too.
 def page() -> str:
     """The whole page."""
     catalog = discover()
-    meters = [m for m in catalog.meters if m.__module__.startswith("effbench_plugins.")]
-    return "\n".join([_HEAD, *(section(meter) for meter in meters)])
+    sources = [s for s in (*catalog.meters, *catalog.techniques) if s.metrics and s.__module__.startswith("effbench_plugins.")]
+    return "\n".join([_HEAD, *(section(source) for source in sources)])
 
 
-def section(meter: type[Meter]) -> str:
-    """One meter: what it is, and a table of its metrics."""
-    rows = [f"| `{m.name}` | {m.unit or 'count'} | {m.direction} | {m.across_ranks} | {m.definition} |" for m in meter.metrics]
+def section(source: type[Meter] | type[Technique]) -> str:
+    """A meter, what it is and a table of its metrics; of a technique what it is in one line."""
+    rows = [f"| `{m.name}` | {m.unit or 'count'} | {m.direction} | {m.across_ranks} | {m.definition} |" for m in source.metrics]
     table = ["| metric | unit | better | ranks | what it is |", "|---|---|---|---|---|", *rows]
-    return "\n".join([f"## {meter.name}", "", inspect.cleandoc(meter.__doc__ or ""), "", *table, ""])
+    about = inspect.cleandoc(source.__doc__ or "")
+    if issubclass(source, Technique):
+        about = about.splitlines()[0]
+    return "\n".join([f"## {source.name}", "", about, "", *table, ""])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from effbench.launch.requests import Sources
     from effbench.plan.plan import Plan
     from effbench.plugin.catalog import Catalog
-    from effbench.plugin.launcher import Launcher
+    from effbench.plugin.launcher import AnyLauncher, Launcher
 
 SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's TOML file, or the name of a standard suite.")]
 PluginOption = Annotated[
@@ -54,11 +54,16 @@ def find_plugins(files: list[Path] | None, folder: Path | None = None) -> "tuple
 
 def launcher_for(planned: "Plan", catalog: "Catalog", name: str, options: dict[str, Any]) -> "Launcher":
     """The launcher with the options that were given; InputError where it cannot start what the plan needs."""
-    launcher = catalog.launcher(name, {option: value for option, value in options.items() if value is not None})
+    launcher = catalog.launcher(name, options)
+    refuse_unsupported(planned, launcher)
+    return launcher
+
+
+def refuse_unsupported(planned: "Plan", launcher: "AnyLauncher") -> None:
+    """InputError where a launcher cannot start what the plan needs."""
     for size in sorted({cell.world_size for cell in planned.cells}):
         if reason := launcher.unsupported(size):
-            raise InputError(f"launcher {name}: {reason}")
-    return launcher
+            raise InputError(f"launcher {launcher.name}: {reason}")
 
 
 def overrides(settings: list[str] | None) -> dict[str, str]:
@@ -70,3 +75,9 @@ def overrides(settings: list[str] | None) -> dict[str, str]:
             raise InputError(f"--set {setting}: expected KEY=VALUE, for instance --set training.steps=4")
         found[key.strip()] = value.strip()
     return found
+
+
+def flags_and_values(options: list[str]) -> dict[str, str | bool]:
+    """`["a=1", "b", "c=no"]` as a mapping: what has no value is a flag, and `no` takes one away."""
+    parts = (option.partition("=") for option in options)
+    return {key.strip(): value.strip() != "no" and value.strip() if separator else True for key, separator, value in parts}

@@ -15,7 +15,7 @@ class PlainProgress:
     """One line per trial."""
 
     def __init__(self, total: int, stream: TextIO) -> None:
-        self._total, self._stream, self._count = total, stream, 0
+        self._total, self._stream, self._count, self._state = total, stream, 0, ""
 
     def planned(self, trials: int) -> None:
         """Count them."""
@@ -30,6 +30,13 @@ class PlainProgress:
     def repeated(self, reason: str) -> None:
         """Say why it takes longer."""
         self._stream.write(f"  disturbed, once more: {reason}\n")
+
+    def waiting(self, state: str) -> None:
+        """Say how what others run fares, when that has changed."""
+        if state != self._state:
+            self._stream.write(f"  {state}\n")
+            self._stream.flush()
+        self._state = state
 
     def finished(self, record: Record) -> None:
         """Print the trial's line."""
@@ -65,6 +72,10 @@ class LiveProgress:
     def repeated(self, reason: str) -> None:
         """Leave the reason on the screen."""
         self._progress.console.print(f"{self._cell}: disturbed, once more: {reason}", markup=False, highlight=False)
+
+    def waiting(self, state: str) -> None:
+        """Show how what others run fares."""
+        self._progress.update(self._task, description=state)
 
     def finished(self, record: Record) -> None:
         """Advance; what went wrong stays on the screen above the bar."""

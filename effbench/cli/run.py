@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from effbench.cli.options import PluginOption, ResultsOption, SetOption, StackOption, SuiteArgument, launcher_for, prepare
+from effbench.cli.options import (
+    PluginOption,
+    ResultsOption,
+    SetOption,
+    StackOption,
+    SuiteArgument,
+    flags_and_values,
+    prepare,
+    refuse_unsupported,
+)
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,26 +47,65 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try trials again that did not end well or were disturbed.")
     ] = False,
+    only_round: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of all rounds, measure this one alone.")] = None,
+    only_world_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only this world size, and the baselines it is paired with.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(metavar="NAME", help="With --launcher slurm: where to run.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="… machines for world sizes above 1.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=1, help="… GPUs of each; without them, on the CPU.")] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="… cores of each; what the largest cell needs.")] = None,
+    time: Annotated[str | None, typer.Option(metavar="1h", help="… limit of one array element.")] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="… other options of sbatch, e.g. account=me, exclusive=no.")
+    ] = None,
 ) -> None:
     """Measure a suite on this machine. The same command again runs only what is missing.
 
     Examples: effbench run quick; effbench run my.toml --rounds 5; effbench run quick --stack lora --set training.steps=20;
     effbench run quick --until-clear --budget 20m
 
+    On a cluster, one array element for each round of each world size: effbench run my.toml --results shared/results
+    --launcher slurm --partition gpu --gpus-per-node 2 --time 2h --slurm account=me
+
     Exit status: 0 every trial is ok or skipped, 1 some trial failed, 2 bad input, 130 stopped by Ctrl-C.
     """
     from effbench.board.clarity import LOOKS
     from effbench.launch.budget import Budget, parse_duration
     from effbench.launch.orchestrate import Run, rounds_of
+    from effbench.launch.schedule import WHOLE, Part
 
     limit = Budget(parse_duration(budget) if budget else None)
+    part = Part(only_round, only_world_size)
+    if until_clear and part != WHOLE:
+        raise InputError("--until-clear looks at whole boards: leave out --only-round and --only-world-size")
     planned, catalog, sources = prepare(suite, plugin, stack, set_)
-    starter = launcher_for(planned, catalog, launcher, {"nnodes": nnodes, "rdzv_endpoint": rdzv_endpoint})
-    count = rounds or planned.suite.rounds
-    session = Run(planned, catalog, sources, results, max(count, LOOKS[0]) if until_clear else count, starter, retry_failed)
+    part.check(planned)
+    count = only_round or rounds or planned.suite.rounds
+    given = {
+        "nnodes": nnodes,
+        "rdzv_endpoint": rdzv_endpoint,
+        "partition": partition,
+        "nodes": nodes,
+        "gpus_per_node": gpus_per_node,
+        "cpus_per_task": cpus_per_task,
+        "time": parse_duration(time, "--time") if time else None,
+        "slurm": flags_and_values(slurm) if slurm else None,
+    }
+    options = {option: value for option, value in given.items() if value is not None}
+    if array := catalog.array_launcher(launcher, options):
+        from effbench.cli.array import Asked, run_array
+
+        if budget or until_clear or part != WHOLE:
+            raise InputError(f"--budget, --until-clear and --only-… do not go with --launcher {launcher}: use --rounds")
+        return run_array(array, catalog, Asked(suite, results, plugin, stack, set_, retry_failed), count)
+    starter = catalog.launcher(launcher, options)
+    refuse_unsupported(planned, starter)
+    most = max(count, LOOKS[0]) if until_clear else count
+    session = Run(planned, catalog, sources, results, most, starter, retry_failed, part)
     _announce(planned, session)
     interrupted, left = _execute(session, limit, _further(session) if until_clear else None)
-    _show(session.store.folder, results)
+    show(session.store.folder, results)
     records = session.records()
     if left:
         fewest, most = rounds_of(records, planned.cells)
@@ -67,7 +115,7 @@ def run(
     if interrupted:
         typer.echo("stopped; the same command continues where it stopped", err=True)
         raise typer.Exit(130)
-    if _report_failures(records):
+    if report_failures(records):
         raise typer.Exit(1)
 
 
@@ -81,7 +129,7 @@ def _announce(planned: "Plan", session: "Run") -> None:
     total = sum(planned.rounds(cell, session.rounds) for cell in planned.cells)
     pending = session.pending()
     again = sum(turn.again for turn in pending)
-    lost = sum(session.out_of_memory.reason(turn.cell) is not None for turn in pending)
+    lost = sum(session.measured.out_of_memory.reason(turn.cell) is not None for turn in pending)
     typer.echo(
         f"{planned.suite.name}: {total} trials ({len(planned.cells)} cells, {session.rounds} rounds), {len(pending)} to run"
         + (f", {again} of them again: a stack and its baseline are compared within one session" if again else "")
@@ -123,7 +171,7 @@ def _further(session: "Run") -> "FurtherRounds":
     return choose
 
 
-def _report_failures(records: "list[Record]") -> bool:
+def report_failures(records: "list[Record]") -> bool:
     """Say which trials failed or were disturbed; whether any failed."""
     bad = [record for record in records if record.status not in ("ok", "skipped")]
     if bad:
@@ -138,7 +186,8 @@ def _report_failures(records: "list[Record]") -> bool:
     return bool(bad)
 
 
-def _show(folder: Path, results: Path) -> None:
+def show(folder: Path, results: Path) -> None:
+    """Print the leaderboards of one suite on one machine, and write them beside the records."""
     from effbench.board.leaderboard import build
     from effbench.plugin.discovery import discover
     from effbench.store.store import write_atomic

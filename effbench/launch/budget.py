@@ -12,12 +12,12 @@ _WORKER_START_S = 15.0
 """Of a worker that is not warm yet: mostly imports, twice under torchrun."""
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "budget") -> float:
     """Seconds of `90s`, `10m`, `2h` or `1h30m`; InputError for anything else."""
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().lower())
     seconds = sum(int(part or 0) * unit for part, unit in zip(found.groups(), _UNITS.values(), strict=True)) if found else 0
     if not seconds:
-        raise InputError(f"budget {text!r}: expected hours, minutes and seconds, for instance 90s, 10m or 1h30m")
+        raise InputError(f"{option} {text!r}: expected hours, minutes and seconds, for instance 90s, 10m or 1h30m")
     return float(seconds)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 
+import psutil
+
 from effbench.plugin.errors import InputError
 
 SECRET = "EFFBENCH_SECRET"  # noqa: S105 - the variable's name
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 _JOINING_S = 600.0
 _CLOSING_S = 5.0
 
@@ -33,10 +37,18 @@ class Endpoint:
             raise InputError(f"endpoint {text!r}: expected HOST:PORT, for instance 10.0.0.1:29400")
         return cls(host, int(port))
 
-    @property
-    def loopback(self) -> bool:
-        """Whether it can be reached from this machine alone."""
-        return self.host == "localhost" or self.host.startswith("127.")
+    def interface(self) -> dict[str, str]:
+        """The setting by which this machine's ranks talk over the network interface that leads here, unless it is set.
+
+        Otherwise Gloo takes the one that the machine's own name resolves to, which on many systems is the loopback.
+        """
+        if _INTERFACE in os.environ:
+            return {}
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((self.host, self.port))  # of a datagram socket: asks for the route, and sends nothing
+            own = probe.getsockname()[0]
+        names = [name for name, found in psutil.net_if_addrs().items() if any(address.address == own for address in found)]
+        return {_INTERFACE: names[0]} if names else {}
 
 
 def secret_key() -> bytes:
@@ -87,7 +99,7 @@ def join(endpoint: Endpoint) -> None:
         try:
             while True:
                 order = json.loads(lobby.recv_bytes())
-                environment = os.environ | order["environment"] | {"EFFBENCH_KEY": key.hex()}
+                environment = os.environ | endpoint.interface() | order["environment"] | {"EFFBENCH_KEY": key.hex()}
                 started.append(subprocess.Popen([sys.executable, *order["arguments"]], env=environment, start_new_session=True))
         except (EOFError, ConnectionError):
             return  # the run is over

@@ -14,11 +14,10 @@ from effbench.launch.answer import Answer
 from effbench.launch.budget import Budget
 from effbench.launch.conditions import Watch, dirty_reason
 from effbench.launch.fingerprint import Fingerprints
-from effbench.launch.out_of_memory import OutOfMemory
-from effbench.launch.requests import Sources, seed_of, start_message, trial_request
-from effbench.launch.schedule import Turn, turns
+from effbench.launch.measured import Measured
+from effbench.launch.requests import Sources, seed_of, start_message, timeout_s, trial_request
+from effbench.launch.schedule import WHOLE, Part, Turn, turns
 from effbench.launch.worker import Worker
-from effbench.plan.memory import PREDICTED
 from effbench.plan.plan import Plan
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
@@ -65,6 +64,7 @@ class Run:
     rounds: int
     launcher: Launcher
     retry_failed: bool = False
+    part: Part = WHOLE
     session: str = field(default_factory=lambda: secrets.token_hex(6))
 
     def __post_init__(self) -> None:
@@ -75,22 +75,15 @@ class Run:
         found = self.store.read()
         self.problems = found.problems
         self._current = {cell.id: self._fingerprints.of(cell) for cell in self.plan.cells}
-        self.out_of_memory = OutOfMemory(self.plan.phase_skips)
-        for cell in () if self.retry_failed else self._ran_out(record for _, record in found.records):
-            self.out_of_memory.add(cell)
-        counted = [record for _, record in found.records if self._counts(record)]
-        self._measured: dict[tuple[str, int], set[str]] = defaultdict(set)
-        self.seconds_seen: dict[str, float] = {}
-        for record in counted:
-            self._measured[record.cell_id, record.round].add(record.session)
-            self.seconds_seen[record.cell_id] = max(record.wall_s, self.seconds_seen.get(record.cell_id, 0.0))
+        records = [record for _, record in found.records]
+        self.measured = Measured(self.plan, self._current, records, retry_failed=self.retry_failed)
         self._across_ranks = {metric.name: metric.across_ranks for metric in self.catalog.metrics().values()}
         self._git = _git_state(Path.cwd(), self.results)
         self._workers: dict[int, Worker] = {}
 
     def pending(self) -> list[Turn]:
         """What has no current record, in the order it will run."""
-        return list(self._turns(range(1, self.rounds + 1)))
+        return list(self._turns(self.part.rounds(self.rounds), self.part.cells(self.plan)))
 
     def records(self) -> list[Record]:
         """Records of the plan's cells by the present code."""
@@ -101,7 +94,7 @@ class Run:
         """Measure what is pending, then `further` rounds; returns what the budget left unmeasured."""
         self._write_skips()
         limit = budget or Budget()
-        limit.learn(self.seconds_seen)
+        limit.learn(self.measured.seconds)
         try:
             left = self._measure(self.pending(), listener, limit)
             rounds = self.rounds
@@ -118,40 +111,23 @@ class Run:
         return left
 
     def _turns(self, rounds: range, only: Collection[str] | None = None) -> Iterator[Turn]:
-        lost = {cell.id for cell in self.plan.cells if self.out_of_memory.reason(cell)}
-        return turns(self.plan, rounds, self._measured, only, lost)
+        return turns(self.plan, rounds, self.measured.sessions, only, self.measured.lost())
 
     def _measure(self, pending: list[Turn], listener: Listener, budget: Budget) -> list[Turn]:
         """Run trials until none is pending or, after the first round, the budget allows no more; returns those left."""
         for index, turn in enumerate(pending):
-            lost = self.out_of_memory.reason(turn.cell)
+            lost = self.measured.out_of_memory.reason(turn.cell)
             if not lost and turn.round > 1 and not budget.allows(turn.cell.id, warm=turn.cell.world_size in self._workers):
                 return pending[index:]
             listener.started(turn.cell, turn.round)
             record = self._skip(turn, lost) if lost else self._trial(turn, listener, budget)
-            self._measured[record.cell_id, record.round].add(record.session)
+            self.measured.sessions[record.cell_id, record.round].add(record.session)
             if record.status == "oom":
-                self.out_of_memory.add(turn.cell)
+                self.measured.out_of_memory.add(turn.cell)
             if not lost:
                 budget.learn({record.cell_id: record.wall_s})
             listener.finished(record)
         return []
-
-    def _ran_out(self, records: Iterable[Record]) -> Iterator[Cell]:
-        """Cells of which the present code already ran out of memory."""
-        return (r.cell for r in records if r.status == "oom" and r.fingerprint == self._current.get(r.cell_id))
-
-    def _counts(self, record: Record) -> bool:
-        """Whether a record stands for its trial: made by the present code, and not to be tried again."""
-        good = record.status == "ok" and not record.dirty
-        possible_now = record.status == "skipped" and not self.out_of_memory.reason(record.cell)
-        finished = good or not (possible_now or self.retry_failed)
-        return finished and record.fingerprint == self._current.get(record.cell_id) and not self._fits_by_now(record)
-
-    def _fits_by_now(self, record: Record) -> bool:
-        """Whether a phase was left out for lack of memory that the plan now measures: the limit, or the machine, has grown."""
-        planned = self.plan.phase_skips.get(record.cell_id, {})
-        return any(how.startswith(f"skipped: {PREDICTED}") and phase not in planned for phase, how in record.phases.items())
 
     def _write_skips(self) -> None:
         """Record what the plan skips; what was measured under another limit stays as it is."""
@@ -193,14 +169,14 @@ class Run:
     def _attempt(
         self, worker: Worker, turn: Turn, on_phase: Callable[[str], None]
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        cell, limits = turn.cell, self.plan.suite.limits
+        cell, limit = turn.cell, timeout_s(self.plan, turn.cell, self.catalog)
         request = trial_request(self.plan, cell, turn.round)
         watch = Watch(cell.threads * cell.world_size, gpus=cell.world_size if cell.device == "cuda" else 0)
         started = time.monotonic()
-        answer = worker.run(request, limits.timeout_s, on_phase)
+        answer = worker.run(request, limit, on_phase)
         wall = round(time.monotonic() - started, 4)
         conditions = watch.conditions()
-        found, samples = findings(answer, limits.timeout_s)
+        found, samples = findings(answer, limit)
         return found | {"wall_s": wall, "conditions": conditions, "dirty": dirty_reason(conditions)}, samples
 
     def _record(self, cell: Cell, number: int, found: dict[str, Any]) -> Record:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effbench.launch.orchestrate import findings
-from effbench.launch.requests import Sources, start_message, trial_request
+from effbench.launch.requests import Sources, start_message, timeout_s, trial_request
 from effbench.launch.worker import Worker
 from effbench.plan.plan import Plan
 from effbench.plugin.catalog import Catalog
@@ -52,8 +52,8 @@ def profile_cells(  # noqa: PLR0913, PLR0917 - a plan with its catalog and sourc
             _remove_earlier(folder)
             short = cell.model_copy(update=_SHORT).model_dump(mode="json")
             request = trial_request(plan, cell, 1) | {"cell": short, "profile": str(folder)}
-            worker, timeout_s = workers[cell.world_size], plan.suite.limits.timeout_s
-            found, _ = findings(worker.run(request, timeout_s, on_phase), timeout_s)
+            worker, limit = workers[cell.world_size], timeout_s(plan, cell, catalog)
+            found, _ = findings(worker.run(request, limit, on_phase), limit)
             yield CellProfile(cell, list(read_profiles(folder)), None if found["status"] == "ok" else found["error"])
     finally:
         for worker in workers.values():

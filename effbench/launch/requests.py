@@ -49,6 +49,12 @@ def trial_request(plan: Plan, cell: Cell, round_number: int) -> dict[str, Any]:
     }
 
 
+def timeout_s(plan: Plan, cell: Cell, catalog: Catalog) -> float:
+    """After how long a trial of this cell is ended: a stack that compiles has time of its own for that."""
+    limits = plan.suite.limits
+    return limits.timeout_s + (limits.compile_s if any(t.compiles for t in techniques_of(cell, catalog)) else 0.0)
+
+
 def seed_of(plan: Plan, round_number: int) -> int:
     """The seed that all stacks share in a round."""
     return plan.suite.seed + _SEEDS_PER_ROUND * round_number

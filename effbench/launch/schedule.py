@@ -7,6 +7,31 @@ from typing import NamedTuple
 
 from effbench.plan.plan import Plan
 from effbench.plugin.cell import Cell, canonical_json
+from effbench.plugin.errors import InputError
+
+
+class Part(NamedTuple):
+    """What of a suite a session measures; all of it unless something is named."""
+
+    round: int | None = None
+    world_size: int | None = None
+
+    def check(self, plan: Plan) -> None:
+        """InputError where there is no such part."""
+        sizes = sorted({cell.world_size for cell in (*plan.cells, *(skip.cell for skip in plan.skips))})
+        if self.world_size is not None and self.world_size not in sizes:
+            raise InputError(f"no cell has world size {self.world_size}: this suite has {', '.join(map(str, sizes))}")
+
+    def rounds(self, count: int) -> range:
+        """Those of so many rounds that belong to it."""
+        return range(1, count + 1) if self.round is None else range(self.round, self.round + 1)
+
+    def cells(self, plan: Plan) -> set[str] | None:
+        """Ids of the cells that belong to it, for `turns`; None for all."""
+        return None if self.world_size is None else {cell.id for cell in plan.cells if cell.world_size == self.world_size}
+
+
+WHOLE = Part()
 
 
 class Turn(NamedTuple):
@@ -15,7 +40,7 @@ class Turn(NamedTuple):
     round: int
     cell: Cell
     again: bool = False
-    """Measured already, in another session; this record is written beside that one."""
+    """Another session has measured it, or the session of its own part will; this record is written beside that one."""
 
 
 Sessions = Mapping[tuple[str, int], Collection[str]]
@@ -33,6 +58,7 @@ def turns(
     Cells in `lost`, which will not be launched, have nothing to be paired with: they get a turn of their own, to be recorded.
     """
     cells = {cell.id: cell for cell in plan.cells}
+    own = cells if only is None else only
     baselines, serial = _baselines(cells, plan.suite.baseline), _serial(cells)
     partners = {
         name: [] if name in lost else [partner for partner in baselines[name] + serial[name] if partner not in lost]
@@ -42,11 +68,12 @@ def turns(
         order = sorted(name for name, cell in cells.items() if number <= plan.rounds(cell, number))
         random.Random(f"{plan.suite.seed}:{number}").shuffle(order)  # noqa: S311 - an order, not a secret
         wanted: set[str] = set()
-        for name in order if only is None else (name for name in order if name in only):
+        for name in (name for name in order if name in own):
             pair = (name, *partners[name])
             if not set.intersection(*(set(measured.get((member, number), ())) for member in pair)):
                 wanted.update(pair)
-        yield from (Turn(number, cells[name], again=bool(measured.get((name, number)))) for name in order if name in wanted)
+        for name in (name for name in order if name in wanted):
+            yield Turn(number, cells[name], again=name not in own or bool(measured.get((name, number))))
 
 
 def _baselines(cells: Mapping[str, Cell], baseline: str) -> dict[str, list[str]]:

@@ -44,9 +44,7 @@ def predict(cell: Cell, techniques: Sequence[Technique], phases: Collection[Phas
 def untouched_bytes(cell: Cell, phase: Phase) -> float:
     """One rank's peak with no technique: the parts that grow, each at the least that it was measured to be.
 
-    Weights, in training with their gradients and AdamW's two moments. What the layers keep for the backward pass grows with
-    tokens x (16 hidden + 4 intermediate) values: Korthikanti et al. 2022 (arXiv 2205.05198, section 4) count at least
-    17 hidden with fused kernels, the sums here are those of transformers' Llama, measured. Logits: in training three float32
+    Weights, in training with their gradients, AdamW's two moments and what layers keep. Logits: in training three float32
     copies of all of them (the model's own, the loss's, the gradient). In inference one layer's values are alive at a time,
     beside the cache of keys and values, and only the last position has logits, but for a model that is not causal.
     A model without a feed-forward layer is attention alone: queries, keys, values and what is attended; then the gradients of
@@ -60,13 +58,22 @@ def untouched_bytes(cell: Cell, phase: Phase) -> float:
         return copies * tokens * facts.hidden * size
     weights = cell.weight_bytes
     if phase == "train":
-        kept = tokens * facts.layers * (16 * facts.hidden + 4 * facts.intermediate) * size
-        return 4 * weights + kept + 3 * tokens * facts.vocab * 4
+        return 4 * weights + kept_bytes(cell) + 3 * tokens * facts.vocab * 4
     layer = tokens * (4 * facts.hidden + 3 * facts.intermediate) * size
     if not facts.causal:
         return weights + layer + tokens * facts.vocab * size
     width = 2 * facts.layers * facts.hidden * facts.kv_heads / facts.heads
     return weights + layer + (tokens + sequences * cell.new_tokens) * width * size
+
+
+def kept_bytes(cell: Cell) -> float:
+    """What the layers of one rank keep for the backward pass, in training: tokens x (16 hidden + 4 intermediate) values each.
+
+    Korthikanti et al. 2022 (arXiv 2205.05198, section 4) count at least 17 hidden with fused kernels; the sums here are those
+    of transformers' Llama, measured.
+    """
+    tokens = cell.batch_size / cell.data_ranks * cell.seq_len
+    return tokens * cell.facts.layers * (16 * cell.facts.hidden + 4 * cell.facts.intermediate) * cell.value_bytes
 
 
 def available_bytes(cell: Cell, limit_gb: float | None) -> float:

@@ -75,6 +75,8 @@ class Limits(_Part):
     """What a trial may take before it is ended."""
 
     timeout_s: float = Field(default=600, gt=0)
+    compile_s: float = Field(default=600, ge=0)
+    """What a trial may take longer if its stack compiles."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Resident GiB of one process."""
     dirty_repeats: int = Field(default=2, ge=0)

@@ -3,7 +3,7 @@
 from effbench.hookspecs import hookimpl
 from effbench.plugin.cell import Cell, ModelFacts, Sampling
 from effbench.plugin.errors import InputError
-from effbench.plugin.launcher import Launcher, WorkerProcess
+from effbench.plugin.launcher import ArrayLauncher, Element, ElementState, Launcher, Submission, WorkerProcess
 from effbench.plugin.meter import Meter, Metric, Observation, Summary
 from effbench.plugin.model import LoadRequest, ModelSource
 from effbench.plugin.reporter import Reporter
@@ -11,8 +11,11 @@ from effbench.plugin.technique import Context, Inference, Technique, TrainStep
 from effbench.plugin.workload import Quality, Workload
 
 __all__ = [
+    "ArrayLauncher",
     "Cell",
     "Context",
+    "Element",
+    "ElementState",
     "Inference",
     "InputError",
     "Launcher",
@@ -25,6 +28,7 @@ __all__ = [
     "Quality",
     "Reporter",
     "Sampling",
+    "Submission",
     "Summary",
     "Technique",
     "TrainStep",

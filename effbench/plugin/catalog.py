@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from effbench.plugin.errors import InputError, unknown
-from effbench.plugin.launcher import Launcher
+from effbench.plugin.launcher import AnyLauncher, ArrayLauncher, Launcher
 from effbench.plugin.meter import Meter, Metric
 from effbench.plugin.model import ModelSource
 from effbench.plugin.reporter import Reporter
@@ -19,6 +19,7 @@ from effbench.plugin.technique import Technique
 from effbench.plugin.workload import Workload
 
 T = TypeVar("T")
+Made = TypeVar("Made", bound=Technique | AnyLauncher)
 Source = Literal["bundled", "entry point", "file", "folder"]
 
 
@@ -76,17 +77,13 @@ class Catalog:
         self.models: Registry[ModelSource] = Registry("model")
         self.workloads: Registry[Workload] = Registry("workload")
         self.meters: Registry[Meter] = Registry("meter")
-        self.launchers: Registry[Launcher] = Registry("launcher")
+        self.launchers: Registry[AnyLauncher] = Registry("launcher")
         self.reporters: Registry[Reporter] = Registry("reporter")
         self.plugins: list[PluginInfo] = []
 
     def technique(self, name: str, options: Mapping[str, Any]) -> Technique:
         """A technique with validated options."""
-        technique = self.techniques.get(name)
-        try:
-            return technique(**options)
-        except ValidationError as error:
-            raise InputError(_option_error("technique", technique, error)) from error
+        return _made("technique", self.techniques.get(name), options)
 
     def model(self, reference: str, *, trust_remote_code: bool = False) -> ModelSource:
         """The source behind `name` or `name:argument`."""
@@ -99,12 +96,16 @@ class Catalog:
         return self.workloads.get(name)(argument if separator else None)
 
     def launcher(self, name: str, options: Mapping[str, Any] | None = None) -> Launcher:
-        """A launcher with validated options."""
+        """A launcher of workers with validated options."""
         launcher = self.launchers.get(name)
-        try:
-            return launcher(**(options or {}))
-        except ValidationError as error:
-            raise InputError(_option_error("launcher", launcher, error)) from error
+        if not issubclass(launcher, Launcher):
+            raise InputError(f"launcher {name!r} hands whole runs to a cluster, as only `effbench run` can; use 'local' here")
+        return _made("launcher", launcher, options or {})
+
+    def array_launcher(self, name: str, options: Mapping[str, Any]) -> ArrayLauncher | None:
+        """A launcher of whole runs with validated options; None where the name is of one that starts workers."""
+        launcher = self.launchers.get(name)
+        return _made("launcher", launcher, options) if issubclass(launcher, ArrayLauncher) else None
 
     def metrics(self) -> dict[str, Metric]:
         """Every metric by name: those of meters, and what techniques count."""
@@ -122,7 +123,14 @@ class Catalog:
         return digest.hexdigest()[:16]
 
 
-def _option_error(kind: str, thing: type[Technique] | type[Launcher], error: ValidationError) -> str:
+def _made(kind: str, thing: type[Made], options: Mapping[str, Any]) -> Made:
+    try:
+        return thing(**options)
+    except ValidationError as error:
+        raise InputError(_option_error(kind, thing, error)) from error
+
+
+def _option_error(kind: str, thing: type[Made], error: ValidationError) -> str:
     """The first thing wrong with a technique's or launcher's options, in one line."""
     first = error.errors()[0]
     option, what = ".".join(map(str, first["loc"])), f"{kind} {thing.name!r}"

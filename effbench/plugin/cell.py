@@ -100,14 +100,14 @@ class Cell(BaseModel):
         return f"{slug}-{hashlib.sha256(canonical_json(self.model_dump(mode='json')).encode()).hexdigest()[:8]}"
 
     @property
+    def value_bytes(self) -> int:
+        """Of one weight or activation of the untouched model."""
+        return 4 if self.dtype == "float32" else 2
+
+    @property
     def decode_steps(self) -> int:
         """Steps after the first token, which prefill gives; none of a model that does not predict the next token."""
         return self.new_tokens - 1 if self.facts.causal else 0
-
-    @property
-    def value_bytes(self) -> int:
-        """Of one weight or activation in the suite's dtype."""
-        return 4 if self.dtype == "float32" else 2
 
     @property
     def weight_bytes(self) -> int:

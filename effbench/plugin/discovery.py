@@ -20,7 +20,7 @@ import pluggy
 from effbench import hookspecs
 from effbench.plugin.catalog import Catalog, PluginInfo, Registry, Source
 from effbench.plugin.errors import unknown
-from effbench.plugin.launcher import Launcher
+from effbench.plugin.launcher import AnyLauncher
 from effbench.plugin.meter import Meter
 from effbench.plugin.model import ModelSource
 from effbench.plugin.reporter import Reporter
@@ -32,7 +32,7 @@ _KINDS: dict[str, type] = {
     "models": ModelSource,
     "workloads": Workload,
     "meters": Meter,
-    "launchers": Launcher,
+    "launchers": AnyLauncher,
     "reporters": Reporter,
 }
 _HOOKS = frozenset(f"register_{kind}" for kind in _KINDS)

@@ -111,6 +111,8 @@ class Technique(BaseModel):
     """Modules that the worker imports once, before it forks, so that no trial pays for them."""
     sets: ClassVar[tuple[str, ...]] = ()
     """Exclusive settings; two techniques of a stack that set the same one are refused when the suite is planned."""
+    compiles: ClassVar[bool] = False
+    """Whether first calls compile: in inference they are then no samples, and a trial has the suite's `compile_s` on top."""
     dimension: ClassVar[Dimension | None] = None
     """The mesh dimension that a parallel technique splits work along."""
     shards: ClassVar[bool] = False

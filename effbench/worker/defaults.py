@@ -13,8 +13,8 @@ _WARMUP_SHARE = 0.1  # of the steps, the learning rate rises linearly; then it f
 
 
 def train_step(model: nn.Module, trainable: Sequence[nn.Parameter], cell: Cell) -> TrainStep:
-    """AdamW with PyTorch's defaults on everything that requires a gradient."""
-    optimizer = torch.optim.AdamW(trainable, lr=cell.lr)
+    """AdamW with PyTorch's defaults on everything that requires a gradient; on a rank of several, that may be nothing."""
+    optimizer = torch.optim.AdamW([{"params": list(trainable)}], lr=cell.lr)
     warmup = max(1, round(_WARMUP_SHARE * cell.steps))
 
     def factor(step: int) -> float:

@@ -109,11 +109,13 @@ class Host:
 
     def _fork(self, request: dict[str, Any], store: socket.socket | None = None) -> None:
         receiver, sender = Pipe(duplex=False)
-        with tempfile.TemporaryFile() as log:
+        compiled_code = tempfile.TemporaryDirectory(prefix="effbench-compiled-", ignore_cleanup_errors=True)
+        with tempfile.TemporaryFile() as log, compiled_code as folder:
             child = os.fork()
             if child == 0:
                 receiver.close()
                 self._connection.close()
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # empty: what one trial compiled is not there in the next
                 self._child(request, sender, log, store)
             sender.close()
             ended = self._watch(child, receiver, request.get("memory_bytes"))

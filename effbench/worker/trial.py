@@ -148,7 +148,7 @@ class _Trial:
         step = defaults.train_step(model, trainable, self.cell)
         for technique in self.request.techniques:
             step = _checked(technique, "train", technique.train(step, self.context), TrainStep)
-        before = self._quality(self._plain_inference(step.model)) if self.request.source.trained else None
+        before = self._quality(self._spread_inference(step.model)) if self.request.source.trained else None
         batches = self._batches(self.cell.steps)
         self._seed(self.ranks.data_rank)  # dropout differs between shares of a batch
         step.model.train()
@@ -156,8 +156,8 @@ class _Trial:
         observation.facts = {"parameters.trainable": sum(trained.values())} | teacher_facts
         observation.samples["step"], observation.losses = self._steps(step, batches)
         observation.stopped["step"] = "steps"
+        self._counted()  # before meters take steps of their own
         self._end(observation)
-        self._counted()
         step.model.eval()
         self.outcome.quality = {"before": before.scores, "teacher": teacher_scores} if before else None
         size = self.checkpoints.delta_bytes(model, self.context)
@@ -208,6 +208,8 @@ class _Trial:
             self.outcome.phases["infer"] = "skipped: only its quality was asked for"
             return
         prompt = self.ranks.rows(self.request.workload.prompts(self.tokenizer, self.cell)).to(self.device)
+        with torch.inference_mode():
+            self._compile(inference, prompt)
         base = self.context.base_model
         seen = {
             "inference": inference,
@@ -235,6 +237,22 @@ class _Trial:
 
     def _plain_inference(self, model: nn.Module) -> Inference:
         return defaults.inference(model, causal=self.cell.facts.causal)
+
+    def _compile(self, inference: Inference, ids: Tensor) -> None:
+        """Call what compiles when it is first called, so that no sample contains it: the time cap would end at the first."""
+        if any(technique.compiles for technique in self.request.techniques):
+            self.announce("compile")
+            logits, cache = inference.prefill(inference, ids, torch.ones_like(ids))
+            for _ in range(0 if "decode" in self.request.phase_skips else self.cell.decode_steps):
+                logits, cache = inference.decode(inference, logits.argmax(-1, keepdim=True), cache)
+
+    def _spread_inference(self, model: nn.Module) -> Inference:
+        """Nothing merged or converted, but used over the ranks as it will be."""
+        inference = self._plain_inference(model)
+        for technique in self.request.techniques:
+            if technique.dimension:
+                inference = _checked(technique, "infer", technique.infer(inference, self.context), Inference)
+        return inference
 
     def _sample_inference(self, inference: Inference, ids: Tensor, observation: Observation) -> None:
         """Prefill and decode in turn, each timed by itself, until both are known well enough."""

@@ -20,6 +20,7 @@ class ZeRO1(Technique):
     name: ClassVar = "zero1"
     family: ClassVar = "parallelism"
     dimension: ClassVar = "dp"
+    sets: ClassVar = ("optimizer",)
     imports: ClassVar = (f"{__package__}.replicas", "torch.distributed.optim")
 
     bucket_mb: float = Field(default=25.0, gt=0, description="MiB of gradients exchanged at once")

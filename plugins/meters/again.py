@@ -10,9 +10,13 @@ from torch import nn
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back buffers (running statistics, observers' ranges) and random states; drop the gradients that came about."""
+def unchanged(model: nn.Module, *, updated: bool = False) -> Iterator[None]:
+    """Put back buffers (running statistics, observers' ranges) and random states; drop the gradients that came about.
+
+    Where what runs updates the parameters, these too: they are kept in the host's memory.
+    """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    parameters = [(p, p.detach().to("cpu", copy=True)) for p in model.parameters() if p.requires_grad and updated]
     python, arrays = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
@@ -22,5 +26,5 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         np.random.set_state(arrays)
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for tensor, before in [*buffers, *parameters]:
+                tensor.copy_(before)

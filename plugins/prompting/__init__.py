@@ -19,7 +19,7 @@ class _VirtualTokens(Technique):
     family: ClassVar = "peft"
     requires: ClassVar = ("peft",)
     imports: ClassVar = ("peft",)
-    sets: ClassVar = ("trainable parameters", "virtual tokens")
+    sets: ClassVar[tuple[str, ...]] = ("trainable parameters", "virtual tokens")
 
     tokens: int = Field(default=16, ge=1, description="virtual tokens; they count in the context's length")
 
@@ -98,6 +98,7 @@ class PrefixTuning(_VirtualTokens):
     """
 
     name: ClassVar = "prefix_tuning"
+    sets: ClassVar = (*_VirtualTokens.sets, "training cache")
 
     projection: bool = Field(default=False, description="compute keys and values by a trained network of two layers")
     projection_hidden: int = Field(default=128, ge=1, description="features inside that network")

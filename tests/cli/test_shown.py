@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from effbench.cli.run import _show
+from effbench.cli.run import show
 from tests.board import test_world_sizes as spread
 from tests.board.test_scaling import LENGTHS, SETTINGS, linear, quadratic, trials
 
@@ -15,7 +15,7 @@ def test_a_run_leaves_tables_along_the_length_where_there_are_lengths(tmp_path, 
     (tmp_path / "suite.json").write_text(json.dumps(SETTINGS))
     for record in trials({"full": quadratic, "lean": linear}, lengths=lengths):
         (tmp_path / f"{record.cell_id}.r{record.round}.json").write_text(record.model_dump_json())
-    _show(tmp_path, tmp_path)
+    show(tmp_path, tmp_path)
     assert {file.name for file in tmp_path.iterdir() if file.suffix in (".csv", ".md")} == {
         "LEADERBOARD.md",
         "leaderboard.csv",
@@ -32,7 +32,7 @@ def test_a_run_of_several_ranks_leaves_a_table_across_world_sizes(tmp_path, caps
     (tmp_path / "suite.json").write_text(json.dumps(SETTINGS))
     for record in spread.trials(spread.ddp_cells()):
         (tmp_path / f"{record.cell_id}.r{record.round}.json").write_text(record.model_dump_json())
-    _show(tmp_path, tmp_path)
+    show(tmp_path, tmp_path)
     assert "world_sizes.csv" in capsys.readouterr().out
     with (tmp_path / "world_sizes.csv").open() as file:
         found = [(row["stack"], row["world_size"]) for row in csv.DictReader(file)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from effbench.launch.orchestrate import Run, rounds_of, scrubbed
-from effbench.launch.requests import Sources
+from effbench.launch.requests import Sources, timeout_s
 from effbench.launch.schedule import turns
 from effbench.plan.plan import plan
 from effbench.plan.suite import Suite
@@ -41,6 +41,13 @@ def test_a_record_says_how_its_stack_leaks_the_future(make, monkeypatch):
     finish(run, 12)
     found = {record.cell.stack: record.leaks for _, record in run.store.read().records}
     assert found == {"full": None, "lora": "it peeks"}
+
+
+def test_a_stack_that_compiles_has_more_time(make, monkeypatch):
+    monkeypatch.setattr(type(discover().technique("lora", {})), "compiles", True)
+    run = make(suite={"limits": {"timeout_s": 100, "compile_s": 50}})
+    given = {cell.stack: timeout_s(run.plan, cell, run.catalog) for cell in run.plan.cells}
+    assert given == {"full": 100, "lora": 150}
 
 
 def missing(run):
@@ -188,7 +195,7 @@ def test_the_longest_trial_of_a_cell_is_what_the_budget_knows(make):
     first = make(rounds=3)
     for turn in first.pending():
         record(first, turn, wall_s={1: 2.0, 2: 9.0, 3: 1.0}[turn.round])
-    assert set(make().seconds_seen.values()) == {9.0}
+    assert set(make().measured.seconds.values()) == {9.0}
 
 
 def test_messages_lose_this_machines_paths():

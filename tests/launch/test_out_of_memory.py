@@ -146,7 +146,10 @@ def test_retrying_launches_them_again_and_older_code_says_nothing(make, monkeypa
     assert set(ends(retried).values()) == {"ok"}
     execute(make(rounds=2))
     monkeypatch.setattr("effbench.launch.fingerprint._version", lambda library: "0.0")
-    assert make().out_of_memory.reason(next(c for c in make().plan.cells if c.stack == "lora" and c.seq_len == 64)) is None
+    assert (
+        make().measured.out_of_memory.reason(next(c for c in make().plan.cells if c.stack == "lora" and c.seq_len == 64))
+        is None
+    )
 
 
 def test_a_skip_of_the_plan_never_replaces_what_was_measured(make):

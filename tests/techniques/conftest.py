@@ -23,13 +23,13 @@ from tests.records import make_cell
 CATALOG = discover()
 
 
-def llama(layers=2):
+def llama(layers=2, hidden=32):
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=256,
-            hidden_size=32,
-            intermediate_size=64,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
             num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
@@ -119,13 +119,17 @@ class Harness:
             if teacher := technique.teacher(self.context):
                 self.context.kept[technique.name] = teacher
 
-    def train(self, steps=2):
+    def step(self):
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         step = defaults.train_step(self.model, trainable, self.cell)
         for technique in self.techniques:
             step = technique.train(step, self.context)
-        torch.manual_seed(2)
         self.model.train()
+        return step
+
+    def train(self, steps=2):
+        step = self.step()
+        torch.manual_seed(2)
         losses = [float(step.run(random_batch())) for _ in range(steps)]
         self.model.eval()
         return losses
@@ -140,6 +144,13 @@ class Harness:
 def logits_of(inference, ids):
     with torch.no_grad():
         return inference.logits(inference, ids, torch.ones_like(ids)).float()
+
+
+@pytest.fixture
+def uncompiled():
+    """torch.compile takes seconds for each model: where the place in a stack is what is tested, it gives the model itself."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import torch
 from effbench.worker import checkpoint, defaults
 from tests.techniques.conftest import BASES, CATALOG, Harness, cell_of, logits_of
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
 NAMES = CATALOG.techniques.names()
 IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
 

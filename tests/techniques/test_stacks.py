@@ -13,6 +13,7 @@ from effbench.plan.suite import Suite
 from effbench.worker import checkpoint
 from tests.techniques.conftest import CATALOG, Harness, llama, logits_of
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
 NAMES = CATALOG.techniques.names()
 ALL_PAIRS = bool(os.environ.get("EFFBENCH_ALL_PAIRS"))
 IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))

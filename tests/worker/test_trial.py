@@ -1,6 +1,7 @@
 """A trial in this process, with a clock that only the test moves: what is timed, and what is not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,8 +54,6 @@ class Counted(Workload):
 
 def ticking(clock, forward_s=1.0):
     """A plugin-made technique that moves the clock: 1 s per training step, 4 s per prefill, 0.5 s per decoded token."""
-    from dataclasses import replace
-
     from effbench.plugin import Technique
 
     class Ticking(Technique):
@@ -174,6 +173,36 @@ def test_decode_excludes_prefill_and_counts_tokens_less_one(run):
     assert value(outcome, "infer.prefill_s") == 4.0
     assert value(outcome, "infer.decode_token_s") == 0.5
     assert value(outcome, "infer.end_to_end_s") == 6.0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_compiles_at_its_first_call_is_no_sample_where_its_technique_says_so(run, known):
+    """Otherwise the time cap ends sampling at the first, and that is all there is."""
+    from effbench.plugin import Technique
+
+    class FirstCallsAreSlow(Technique):
+        name = "first_calls_are_slow"
+        family = "other"
+        compiles = known
+
+        def infer(self, inference, ctx):
+            clock, waits = ctx.calibration.__self__.request.workload.clock, {"prefill": 100.0, "decode": 200.0}
+
+            def slow(part, name):
+                def call(*arguments):
+                    clock.now += waits.pop(name, 0.0)
+                    return part(*arguments)
+
+                return call
+
+            return replace(inference, prefill=slow(inference.prefill, "prefill"), decode=slow(inference.decode, "decode"))
+
+    outcome = run(FirstCallsAreSlow(), sampling={"max_seconds": 50.0, "min_samples": 3, "interval": 1.0})
+    assert outcome.status == "ok", outcome.error
+    samples = outcome.samples["samples"]
+    assert samples["prefill"] == ([4.0] * len(samples["prefill"]) if known else [104.0])
+    assert (len(samples["prefill"]) >= 3) == known
+    assert value(outcome, "infer.decode_token_s") == (0.5 if known else 50.5)
 
 
 def test_a_phase_without_work_is_skipped_with_its_reason(run):
