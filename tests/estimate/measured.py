@@ -22,7 +22,7 @@ _PAGE = 2**12
 def cell_of(model: str, techniques: Sequence[Any] = (), **fields: Any) -> Any:
     source = CATALOG.model(model)
     used = tuple((name, {}) if isinstance(name, str) else name for name in techniques)
-    return make_cell(facts=source.facts(), model=model, techniques=used, **({"steps": 2} | fields))
+    return make_cell(facts=source.facts(), model=model, techniques=used, **({"steps": 3} | fields))
 
 
 def estimate(cell: Any, **phase_skips: str) -> Any:
