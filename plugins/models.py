@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import InputError, LoadRequest, ModelFacts, ModelSource, hookimpl
 from effbench.plugin.model import Tokenizer
-from effbench.plugin.transformers_source import DirectorySource, byte_tokenizer, read_facts, seeded
+from effbench.plugin.transformers_source import DirectorySource, byte_tokenizer, from_config, read_facts, seeded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,9 +52,9 @@ class Hub(DirectorySource):
 
     name: ClassVar = "hf"
 
-    def facts(self) -> ModelFacts:
-        """Only config.json is downloaded for them."""
-        return read_facts(self._config, self.label)
+    def config(self) -> Path:
+        """Downloaded alone, for the model's facts."""
+        return self._config
 
     def weights_hash(self) -> str:
         """Hash of the commit. The weights are downloaded here, before any trial whose time a download would spoil."""
@@ -125,21 +125,8 @@ class RandomWeights(ModelSource):
 
     def load(self, request: LoadRequest, seed: int) -> "nn.Module":
         """Initialise as transformers does, from a fixed seed."""
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        if request.quantization_config is not None:
-            raise InputError(f"model {self.label}: random weights cannot be quantized while they are loaded")
-        config = AutoConfig.from_pretrained(self._file(), trust_remote_code=self.trust_remote_code)
         with seeded(_WEIGHTS_SEED):
-            model: nn.Module = AutoModelForCausalLM.from_config(
-                config,
-                dtype=getattr(torch, request.dtype),
-                attn_implementation=request.attention,
-                trust_remote_code=self.trust_remote_code,
-                **request.options,
-            )
-        return model.eval()
+            return from_config(self._file(), request, self.label, trust_remote_code=self.trust_remote_code)
 
     def tokenizer(self) -> Tokenizer:
         """Bytes: which ids they are makes no difference to speed."""

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, doctor, join, listing, plan, profile, run, tune
+from effbench.cli import board, calibrate, doctor, estimate, join, listing, plan, profile, run, tune
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ _COMMANDS = (
     board.board,
     listing.list_,
     plan.plan,
+    estimate.estimate,
     doctor.doctor,
     calibrate.calibrate,
     profile.profile,

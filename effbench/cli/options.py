@@ -31,19 +31,25 @@ def prepare(
     suite: str, plugins: list[Path] | None, stacks: list[str] | None, settings: list[str] | None
 ) -> "tuple[Plan, Catalog, Sources]":
     """Read the suite, find all plugins, and plan."""
-    from effbench.launch.requests import Sources
     from effbench.plan.plan import plan
     from effbench.plan.suite import find_suite, read_suite
-    from effbench.plugin.discovery import discover
 
     file = find_suite(suite)
-    folder = file.parent / "plugins"
-    sources = Sources(tuple(plugins or ()), (folder,) if folder.is_dir() else ())
+    catalog, sources = find_plugins(plugins, file.parent / "plugins")
+    return plan(read_suite(file, overrides(settings)), catalog, tuple(stacks or ())), catalog, sources
+
+
+def find_plugins(files: list[Path] | None, folder: Path | None = None) -> "tuple[Catalog, Sources]":
+    """All plugins, those in the folder among them if it is there; the broken ones are named on stderr."""
+    from effbench.launch.requests import Sources
+    from effbench.plugin.discovery import discover
+
+    sources = Sources(tuple(files or ()), (folder,) if folder and folder.is_dir() else ())
     catalog = discover(sources.files, sources.folders)
     for info in catalog.plugins:
         if info.problem:
             typer.echo(f"effbench: plugin {info.name} is not used: {info.problem}", err=True)
-    return plan(read_suite(file, overrides(settings)), catalog, tuple(stacks or ())), catalog, sources
+    return catalog, sources
 
 
 def launcher_for(planned: "Plan", catalog: "Catalog", name: str, options: dict[str, Any]) -> "Launcher":

@@ -265,13 +265,18 @@ def read_suite(path: Path, overrides: Mapping[str, str] | None = None) -> Suite:
         raise InputError(f"{path.name}: not TOML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+    return suite_of(content, path.name, text, overrides)
+
+
+def suite_of(content: dict[str, Any], name: str, text: str = "", overrides: Mapping[str, str] | None = None) -> Suite:
+    """Validate what a file, or a command, says; InputError with a line per mistake, and where it stands in the `text`."""
     for key, value in (overrides or {}).items():
         _override(content, key, value)
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
         set_paths = {f"--set {key}={value}": _key_parts(key) for key, value in (overrides or {}).items()}
-        lines = dict.fromkeys(_mistake(path.name, text, set_paths, dict(detail)) for detail in error.errors())
+        lines = dict.fromkeys(_mistake(name, text, set_paths, dict(detail)) for detail in error.errors())
         raise InputError("\neffbench: ".join(lines)) from error
 
 

@@ -23,6 +23,8 @@ class LoadRequest:
     """Whether weights stay in the host's memory until `apply`, where a technique moves this rank's part to the device."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of transformers' `from_pretrained`."""
+    weights: bool = True
+    """False: only shapes matter (`effbench estimate`), nothing needs to be read or downloaded but the config."""
 
 
 class Tokenizer(Protocol):

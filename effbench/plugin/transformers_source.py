@@ -44,9 +44,13 @@ class DirectorySource(ModelSource):
         """The folder; InputError where there is none."""
         raise NotImplementedError
 
+    def config(self) -> Path:
+        """Its config.json."""
+        return self.directory() / "config.json"
+
     def facts(self) -> ModelFacts:
-        """Read from the folder's config.json."""
-        return read_facts(self.directory() / "config.json", self.label)
+        """Read from config.json."""
+        return read_facts(self.config(), self.label)
 
     def weights_hash(self) -> str:
         """Hash of all safetensors files."""
@@ -58,14 +62,11 @@ class DirectorySource(ModelSource):
 
     def load(self, request: LoadRequest, seed: int) -> "nn.Module":
         """Load with transformers, from this folder alone."""
-        import transformers
-
+        if not request.weights:
+            return from_config(self.config(), request, self.label, trust_remote_code=self.trust_remote_code)
         self._weights()
-        facts = self.facts()
-        head = "CausalLM" if facts.causal else "Seq2SeqLM" if facts.model_type in ENCODER_DECODERS else "MaskedLM"
-        auto: Any = getattr(transformers, f"AutoModelFor{head}")
         with seeded(seed):
-            model: nn.Module = auto.from_pretrained(
+            model: nn.Module = _auto_class(self.facts()).from_pretrained(
                 self.directory(), local_files_only=True, use_safetensors=True, **self._keywords(request)
             )
         return model.eval()
@@ -93,6 +94,30 @@ class DirectorySource(ModelSource):
         if request.quantization_config is not None:
             keywords["quantization_config"] = request.quantization_config
         return keywords | {"trust_remote_code": self.trust_remote_code} | request.options
+
+
+def from_config(file: Path, request: LoadRequest, label: str, *, trust_remote_code: bool = False) -> "nn.Module":
+    """A model of new weights, drawn as transformers draws them from the generator as it stands."""
+    import torch
+    from transformers import AutoConfig
+
+    if request.quantization_config is not None:
+        raise InputError(f"model {label}: random weights cannot be quantized while they are loaded")
+    model: nn.Module = _auto_class(read_facts(file, label)).from_config(
+        AutoConfig.from_pretrained(file, trust_remote_code=trust_remote_code),
+        dtype=getattr(torch, request.dtype),
+        attn_implementation=request.attention,
+        trust_remote_code=trust_remote_code,
+        **request.options,
+    )
+    return model.eval()
+
+
+def _auto_class(facts: ModelFacts) -> Any:
+    import transformers
+
+    head = "CausalLM" if facts.causal else "Seq2SeqLM" if facts.model_type in ENCODER_DECODERS else "MaskedLM"
+    return getattr(transformers, f"AutoModelFor{head}")
 
 
 @contextmanager

@@ -97,8 +97,13 @@ def join(place: Place, rendezvous: Rendezvous, device: torch.device, techniques:
     )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size)
-    shape = mesh_shape(techniques, place.world_size)
-    return Ranks(place, init_device_mesh(device.type, tuple(shape.values()), mesh_dim_names=tuple(shape)))
+    return Ranks(place, device_mesh(device.type, techniques, place.world_size))
+
+
+def device_mesh(device: str, techniques: Sequence[Technique], world_size: int) -> DeviceMesh:
+    """The mesh that the techniques' dimensions span, once there is a process group."""
+    shape = mesh_shape(techniques, world_size)
+    return init_device_mesh(device, tuple(shape.values()), mesh_dim_names=tuple(shape))
 
 
 def union(mine: Mapping[str, T]) -> dict[str, T]:

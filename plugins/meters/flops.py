@@ -10,7 +10,7 @@ from effbench.plugin.sampling import warmup_length
 from effbench.store.calibration import matmul_key, read_calibration
 
 if TYPE_CHECKING:
-    from .counting import FlopCounter
+    from effbench.worker.counting import FlopCounter
 
 
 class Flops(Meter):
@@ -102,7 +102,7 @@ def _count_inference(observation: Observation) -> dict[str, "FlopCounter | None"
 
 def _count(action: Callable[[], None]) -> "FlopCounter | None":
     """What the action multiplies; None where that cannot be known."""
-    from .counting import UncountableError, counting
+    from effbench.worker.counting import UncountableError, counting
 
     try:
         with counting() as counter:

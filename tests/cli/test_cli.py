@@ -17,6 +17,7 @@ from tests.end_to_end.conftest import effbench
         ["run", "--help"],
         ["profile", "--help"],
         ["calibrate", "--help"],
+        ["estimate", "--help"],
     ],
 )
 def test_looking_around_does_not_import_torch(command, tmp_path):

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from effbench_plugins.meters import flops
-from effbench_plugins.meters.counting import FlopCounter, counting
 from effbench_plugins.meters.flops import Flops
 from torch import nn
 
+from effbench.worker.counting import FlopCounter, counting
 from tests.meters.conftest import SHAPE
 
 

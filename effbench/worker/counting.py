@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -51,8 +52,10 @@ class FlopCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         if isinstance(func, torch._ops.HigherOrderOperator):
             raise UncountableError(str(func))  # at once: uncompiled FlexAttention would build the whole matrix of scores
-        if any(kind is not Tensor for kind in types):
+        if any(kind not in {Tensor, FakeTensor} for kind in types):
             return NotImplemented  # a tensor that wraps others (sharded, quantized): count what it does with them
+        if func.namespace == "prim":  # a fake tensor is asked for its device
+            return func(*args, **kwargs)
         formula = _FORMULAS.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
         if formula is None and func not in self._whole:
             with self:
