@@ -35,6 +35,7 @@ def split_model(model: nn.Module, mesh: DeviceMesh, plan: Plan, *, sequence: boo
         splitting.gather_entries()
     splitting.vocabulary()
     parallelize_module(model, mesh, splitting.by_name())
+    splitting.known.clear()  # or the whole weights would live on in it
 
 
 class _Splitting:
@@ -46,7 +47,8 @@ class _Splitting:
         if found is None:
             raise InputError("tensor_parallel needs a transformers model")
         self.inner: Any = found
-        self.style = partial(Split, {})  # one dict for all
+        self.known: dict[nn.Parameter, nn.Parameter] = {}
+        self.style = partial(Split, self.known)
         self.styles: dict[nn.Module, Split] = {}
         self.columns: dict[nn.Module, list[nn.Module]] = defaultdict(list)
         """Layers that are split by columns, by the module they are in."""
@@ -122,7 +124,7 @@ class _Splitting:
         plain = isinstance(embedding, nn.Embedding) and isinstance(head, nn.Linear)
         split = plain and embedding.num_embeddings % self.ranks == head.out_features % self.ranks == 0
         if split:
-            self.styles[embedding] = SplitVocabulary(self.style.args[0], _rows)
+            self.styles[embedding] = SplitVocabulary(self.known, _rows)
             entry = None if self.sequence else styles.INTO_COLUMNS
             self.styles[head] = self.style(_rows, entry=entry, exit=styles.JOIN_COLUMNS)
         elif self.sequence:
