@@ -125,8 +125,9 @@ class _Validator:
 
 
 def _check_allocator(suite: Suite) -> None:
-    if suite.allocator == "keep" and platform.libc_ver()[0] != "glibc":
-        raise InputError('allocator = "keep" is a setting of glibc\'s malloc, which this system does not have; use "default"')
+    if suite.allocator != "default" and platform.libc_ver()[0] != "glibc":
+        name = f'allocator = "{suite.allocator}"'
+        raise InputError(f'{name} is a setting of glibc\'s malloc, which this system does not have; use "default"')
 
 
 def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from effbench.plan.mistakes import describe, line_of, mistake, path_of, split_key
-from effbench.plugin.cell import Sampling
+from effbench.plugin.cell import Allocator, Sampling
 from effbench.plugin.errors import InputError, unknown
 
 PLAIN_AXES = ("seq_len", "batch_size", "world_size")
@@ -170,7 +170,7 @@ class Suite(_Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1)
     """Of each rank."""
-    allocator: Literal["default", "keep"] = "default"
+    allocator: Allocator = "default"
     """keep: malloc reuses what was freed and returns none of it to the kernel. glibc alone can."""
     scaling: Literal["strong", "weak"] = "strong"
     """Whether the axis batch_size is that of all ranks together, or of each data-parallel rank."""

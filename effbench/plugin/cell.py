@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Phase = Literal["load", "apply", "train", "convert", "infer"]
 """convert is the part of infer in which techniques merge and convert, before anything is timed."""
 
+Allocator = Literal["default", "keep", "release"]
+
 
 class ModelFacts(BaseModel):
     """What a model's config.json says, read without torch."""
@@ -78,8 +80,8 @@ class Cell(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
-    allocator: Literal["default", "keep"] = Field(default="default", exclude_if=lambda allocator: allocator == "default")
-    """Whether malloc gives freed memory back to the kernel as it likes, or keeps it. Left out at its default: so are ids."""
+    allocator: Allocator = Field(default="default", exclude_if=lambda allocator: allocator == "default")
+    """Whether malloc returns freed memory to the kernel as it likes, never, or at once. Left out at its default: so are ids."""
     phases: tuple[Literal["train", "infer"], ...]
     steps: int
     lr: float

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,6 +28,8 @@ class TinyDecoder(ModelSource):
     from_scratch: ClassVar = True
     trained: ClassVar = False
     shape: ClassVar = ModelFacts(model_type="llama", causal=True, **_SHAPE)
+    drawn_by: ClassVar = "modeling"
+    """The module beside this one whose `build` makes the model."""
 
     def facts(self) -> ModelFacts:
         """The shape above, or that of the argument, with a context that is as good as endless."""
@@ -40,17 +43,16 @@ class TinyDecoder(ModelSource):
 
     def weights_hash(self) -> str:
         """Hash of the shape and of the code that draws the weights."""
-        made_by = (Path(__file__).parent / "modeling.py").read_bytes()
+        made_by = (Path(__file__).parent / f"{self.drawn_by}.py").read_bytes()
         return hashlib.sha256(self.facts().model_dump_json().encode() + made_by).hexdigest()[:16]
 
     def load(self, request: LoadRequest, seed: int) -> "nn.Module":
         """New weights from the seed, the same for all stacks of a round."""
-        from . import modeling
-
         if request.quantization_config is not None:
             raise InputError(f"model {self.label}: random weights cannot be quantized while they are loaded")
         with seeded(seed):
-            return modeling.build(self.facts(), request)
+            model: nn.Module = import_module(f".{self.drawn_by}", __package__).build(self.facts(), request)
+            return model
 
     def tokenizer(self) -> Tokenizer:
         """Bytes."""
@@ -64,8 +66,15 @@ class TinyEncoder(TinyDecoder):
     shape: ClassVar = ModelFacts(model_type="eurobert", causal=False, **_SHAPE)
 
 
+class PlainDecoder(TinyDecoder):
+    """A causal byte-level Llama without the token shift, for sizes and not for recall: `plain-decoder:LAYERSxHIDDENxHEADS`."""
+
+    name: ClassVar = "plain-decoder"
+    drawn_by: ClassVar = "plain"
+
+
 @hookimpl
 def register_models(register: "Callable[[type[ModelSource]], None]") -> None:
     """Register the models that are trained from scratch."""
-    for source in (TinyDecoder, TinyEncoder):
+    for source in (TinyDecoder, TinyEncoder, PlainDecoder):
         register(source)

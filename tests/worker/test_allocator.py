@@ -48,8 +48,34 @@ def test_what_is_kept_is_not_faulted_in_again():
     assert max(later) < PAGES / 100
 
 
+HOLES = """
+import sys
+from effbench.worker.allocator import set_allocator
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+set_allocator(sys.argv[1])
+del (large := [b"x" * 2**25])[:]  # under the default the threshold is 32 MB from here on
+before = resident()
+blocks = [b"x" * 2**20 for _ in range(64)]
+del blocks[:-1]  # the last one stays at the end of the heap
+print(resident() - before)
+"""
+
+
 @GLIBC
-@pytest.mark.parametrize("allocator", ["default", "keep"])
+def test_what_is_released_leaves_no_hole():
+    def held(allocator):
+        return int(subprocess.run([sys.executable, "-c", HOLES, allocator], capture_output=True, text=True, check=True).stdout)
+
+    assert held("default") > 32 * MB
+    assert held("release") < 4 * MB
+
+
+@GLIBC
+@pytest.mark.parametrize("allocator", ["default", "keep", "release"])
 def test_a_peak_is_that_of_its_phase_under_either(allocator):
     large, none, small = measure(allocator)["peaks"]
     assert large == pytest.approx(64 * MB, abs=4 * MB)
