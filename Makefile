@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUITE := suites/quick.toml
 
-.PHONY: demo test test-slurm slurm lint install clean
+.PHONY: demo test test-long test-slurm slurm lint install clean
 
 demo: .venv/.installed
 	$(BIN)/effbench run $(SUITE) --results effbench-results
@@ -12,8 +12,12 @@ demo: .venv/.installed
 ALONE := tests/benchmarks tests/cli tests/end_to_end tests/estimate tests/launch tests/parallel tests/tools
 
 test: .venv/.installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 $(ALONE:%=--ignore=%) --ignore=tests/slurm
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 -m "not long" $(ALONE:%=--ignore=%) --ignore=tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not long" $(ALONE)
+
+# What generates and compiles real code, and estimates the largest published shapes: some minutes of computing for a few tests.
+test-long: .venv/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m long --timeout=1200
 
 # On a Slurm of its own, which a fixture starts; only root may start one.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -n)

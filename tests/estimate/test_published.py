@@ -16,7 +16,7 @@ def test_lora_trains_as_little_of_gpt3_as_published(rank, millions):
     assert found.trainable == pytest.approx(millions * 1e6, rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lora_trains_gpt3_in_little_more_than_its_weights():
     """Hu et al. 2021, section 4.2: 1.2 TB of VRAM become 350 GB, checkpoints of 350 GB 35 MB (rank 4, queries and values)."""
     fields = {"dtype": "bfloat16", "seq_len": 128, "batch_size": 1}
@@ -29,7 +29,7 @@ def test_lora_trains_gpt3_in_little_more_than_its_weights():
     assert full.weights + full.optimizer_state < 1.2e12 < full.weights + full.optimizer_state + full.gradients
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_llama_2_70b_under_fsdp_computes_and_keeps_what_was_published():
     """torchtitan's docs/performance.md of 2024: 64 A100 (312 TFLOP/s) of 80 GB, 4096 tokens, 2 sequences each.
 

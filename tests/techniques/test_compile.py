@@ -189,7 +189,7 @@ def test_cuda_graphs_are_for_training_alone(monkeypatch):
     assert asked == ["default", "default", "reduce-overhead", "default", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_generated_code_gives_the_same_losses_and_no_sample_contains_its_making(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

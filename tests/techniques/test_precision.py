@@ -256,6 +256,7 @@ def test_float8_training_says_why_it_cannot_be():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_float8_units_give_what_is_emulated(dtype, monkeypatch):
     if torch.cuda.get_device_capability() < (8, 9):

@@ -57,7 +57,7 @@ def resident():
         return int(file.read().split()[1]) * 4096
 
 set_allocator(sys.argv[1])
-del (large := [b"x" * 2**25])[:]  # under the default the threshold is 32 MB from here on
+del (large := [b"x" * 24 * 2**20])[:]  # under the default the threshold is 24 MB from here on
 before = resident()
 blocks = [b"x" * 2**20 for _ in range(64)]
 del blocks[:-1]  # the last one stays at the end of the heap
