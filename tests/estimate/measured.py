@@ -1,6 +1,5 @@
 """A real trial's peak memory, and the estimate of the same cell."""
 
-import ctypes
 import json
 import os
 from collections.abc import Sequence
@@ -10,13 +9,12 @@ import torch
 
 from effbench.plugin.discovery import discover
 from effbench.worker import trial
+from effbench.worker.allocator import set_allocator
 from effbench.worker.estimate.cell import footprint
 from effbench.worker.ranks import Place, Ranks, Rendezvous, join, listen
 from tests.records import make_cell
 
 CATALOG = discover()
-_M_MMAP_THRESHOLD = -3
-_PAGE = 2**12
 
 
 def cell_of(model: str, techniques: Sequence[Any] = (), **fields: Any) -> Any:
@@ -30,9 +28,7 @@ def estimate(cell: Any, **phase_skips: str) -> Any:
 
 
 def measure(cell: Any) -> list[dict[str, float]]:
-    """Metrics of every rank's training steps, in a process each, whose malloc gives back at once what is freed.
-
-    By default glibc keeps a part of it, in holes that the next step may not fit into: that is no need of the step's.
+    """Metrics of every rank's training steps, in a process each, under `allocator = "release"`: holes are no need of the step's.
     """
     with listen("127.0.0.1") as store:
         readers = [_start(cell, Place(rank, rank, cell.world_size), store) for rank in range(cell.world_size)]
@@ -52,7 +48,7 @@ def _start(cell: Any, place: Place, store: Any) -> int:
     reader, writer = os.pipe()
     if os.fork() == 0:
         try:
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _PAGE)
+            set_allocator("release")
             answer = json.dumps(_trial(cell, place, store).__dict__, default=str)
             os.write(writer, answer.encode())  # smaller than the pipe
         finally:
