@@ -9,7 +9,7 @@ demo: .venv/.installed
 	$(BIN)/effbench run $(SUITE) --results effbench-results
 
 # Tests that start workers, or time anything, have the machine to themselves; all others share it.
-ALONE := tests/benchmarks tests/cli tests/end_to_end tests/estimate tests/launch tests/parallel tests/tools
+ALONE := tests/benchmarks tests/cli tests/end_to_end tests/launch tests/parallel/test_communication.py tests/tools
 
 test: .venv/.installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 -m "not long" $(ALONE:%=--ignore=%) --ignore=tests/slurm

@@ -54,7 +54,7 @@ def compare(measure: Measure, bases: Mapping[Row, Row | None], delta: float, not
     measured: list[tuple[Row, Row]] = []
     for row, base in bases.items():
         value, theirs = row.mean(measure.metric, shapes), None if base is None else base.mean(measure.metric, shapes)
-        cells[row] = {measure.key: value}
+        cells[row] = {measure.key: row.mean_with_zeros(measure.metric) if value is None else value}
         if base is None or value is None or theirs is None:
             if base is not None and all(r.shapes(measure.metric) or measure.metric in r.disturbed for r in (row, base)):
                 # One of them has disturbed trials alone: further rounds may find a quieter machine.

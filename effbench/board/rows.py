@@ -89,6 +89,11 @@ class Row:
         # A count stays the integer it is: exp(log(x)) would not.
         return different.pop() if len(different) == 1 else math.exp(fmean(fmean(map(math.log, values)) for values in found))
 
+    def mean_with_zeros(self, metric: str) -> float | None:
+        """Arithmetic mean over all trials of a metric that is zero in some, which has no ratio; None of any other."""
+        values = list(self.values.get(metric, {}).values())
+        return fmean(values) if 0 in values else None
+
     def constant(self, metric: str) -> bool:
         """Whether every round of a shape gave the very same value."""
         pairs = {(trial.shape, value) for trial, value in self.values.get(metric, {}).items()}

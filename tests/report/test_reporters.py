@@ -282,6 +282,17 @@ def test_metrics_that_the_suite_asks_for_are_columns():
     assert rows["fast"]["odd.time_s_verdict"] == "SAME"
 
 
+def test_a_count_of_zero_is_shown_and_has_no_ratio():
+    def counted(record):
+        found = {"odd.skips": Summary(median=float(record.round == 1) if record.cell.stack == "same" else 0.0, unit="")}
+        return record if record.cell.stack == "full" else record.model_copy(update={"metrics": record.metrics | found})
+
+    board = board_of(list(map(counted, trials())), SETTINGS | {"columns": ["odd.skips"]})
+    cells = cells_of(MarkdownReporter().render([board]), "stack | odd.skips")
+    assert (cells["fast"], cells["full"]) == (["0"], ["–"])
+    assert float(cells["same"][0]) == pytest.approx(1 / max(board.rounds), abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("metric", "shown"),
     [

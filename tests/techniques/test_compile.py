@@ -1,4 +1,4 @@
-"""Compilation: by Dynamo alone, which takes seconds; generated code takes a minute and is marked slow."""
+"""Compilation: by Dynamo alone, which takes seconds; generated code takes a minute and is marked long."""
 
 import os
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from effbench.worker.trial import TrialRequest, run
 from tests.techniques.conftest import BASES, CATALOG, Harness, cell_of, llama, logits_of, random_batch, source_of
 
+LONG = pytest.mark.long
 IDS = torch.randint(1, 256, (2, 12), generator=torch.Generator().manual_seed(5))
 
 
@@ -43,7 +44,9 @@ def decoded(inference, tokens):
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    "base", ["llama", pytest.param("gpt2", marks=LONG), pytest.param("bert", marks=LONG), pytest.param("t5", marks=LONG)]
+)
 def test_compiled_it_trains_and_answers_as_before(base):
     ours, reference = (Harness(BASES[base], stack) for stack in ([technique("compile")], []))
     torch.testing.assert_close(ours.train(3), reference.train(3), atol=1e-5, rtol=1e-5)
@@ -116,10 +119,10 @@ def test_it_acts_on_what_others_made_of_the_model_wherever_it_stands(order):
     "others",
     [
         ["mixed_precision"],
-        ["activation_checkpointing"],
+        pytest.param(["activation_checkpointing"], marks=LONG),
         ["gradient_accumulation"],
-        ["distillation"],
-        ["nf4", "lora"],
+        pytest.param(["distillation"], marks=LONG),
+        pytest.param(["nf4", "lora"], marks=LONG),
     ],
     ids="-".join,
 )
