@@ -28,7 +28,7 @@ def estimate(cell: Any, **phase_skips: str) -> Any:
 
 
 def measure(cell: Any) -> list[dict[str, float]]:
-    """Metrics of every rank's training steps, in a process each, under `allocator = "release"`: holes are no need of the step's."""
+    """Metrics of each rank's training steps, under `allocator = "release"`: holes are no need of the step's."""
     with listen("127.0.0.1") as store:
         readers = [_start(cell, Place(rank, rank, cell.world_size), store) for rank in range(cell.world_size)]
     answers = [json.loads(os.fdopen(reader).read()) for reader in readers]
