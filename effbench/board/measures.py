@@ -53,8 +53,11 @@ def compare(measure: Measure, bases: Mapping[Row, Row | None], delta: float, not
     cells: dict[Row, dict[str, Any]] = {}
     measured: list[tuple[Row, Row]] = []
     for row, base in bases.items():
+        zeros = [None if r is None else r.mean_with_zeros(measure.metric) for r in (row, base)]
         value, theirs = row.mean(measure.metric, shapes), None if base is None else base.mean(measure.metric, shapes)
-        cells[row] = {measure.key: row.mean_with_zeros(measure.metric) if value is None else value}
+        cells[row] = {measure.key: value if zeros[0] is None else zeros[0]}
+        if zeros != [None, None]:
+            continue  # of a metric that is zero somewhere there is no ratio
         if base is None or value is None or theirs is None:
             if base is not None and all(r.shapes(measure.metric) or measure.metric in r.disturbed for r in (row, base)):
                 # One of them has disturbed trials alone: further rounds may find a quieter machine.

@@ -27,3 +27,11 @@ def test_the_peak_of_a_step_is_within_a_tenth_of_the_measured_one(stack):
     assert found.train.weights == pytest.approx(measured["train.model_bytes"], rel=1e-4)
     assert found.train.optimizer_state == pytest.approx(measured["train.optimizer_state_bytes"], rel=0.01)
     assert found.train.work.flops == measured["train.step_flops"]
+
+
+@pytest.mark.parametrize("stack", ["tensor_parallel", "pipeline"])
+def test_so_is_that_of_a_rank_with_a_part_of_the_model(stack):
+    cell = cell_of("plain-decoder:4x512x8", [stack], world_size=2, parallel={stack: 2}, **SHAPE)
+    measured = [rank["train.peak_memory_bytes"] for rank in measure(cell)]
+    found = [rank.train.peak for rank in estimate(cell).ranks]
+    assert found == pytest.approx(measured[: len(found)], rel=0.1)

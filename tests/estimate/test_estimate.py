@@ -103,6 +103,20 @@ def test_a_sharded_model_keeps_its_part_and_gathers_the_rest():
     assert sent["reduce-scatter"] < sent["all-gather"] < 2 * sent["reduce-scatter"]
 
 
+def test_each_stage_of_a_pipeline_has_its_own_layers_and_sends_hidden_states():
+    model, batch, tied = "plain-decoder:4x64x4", 8 * 32 * 64 * 4, 256 * 64 * 4
+    shape = {"seq_len": 32, "batch_size": 8, "world_size": 2, "parallel": {"pipeline": 2}}
+    first, last = estimate(cell_of(model, ["pipeline"], **shape), decode="it has none").ranks
+    [whole] = estimate(cell_of(model, seq_len=32, batch_size=8)).ranks
+    assert first.parameters + last.parameters == whole.parameters + tied // 4
+    for stage in (first, last):
+        sent = {collective.kind: collective.sent_bytes for collective in stage.train.work.collectives}
+        assert sent == {"send": batch + tied}  # hidden states or their gradients, and the gradient of what both ends have
+        assert 0.5 < stage.train.weights / whole.train.weights < 0.6
+    assert first.train.work.flops + last.train.work.flops == whole.train.work.flops
+    assert first.train.activations > last.train.activations  # 1F1B: it waits for the first gradient to come back
+
+
 def test_who_needs_values_is_named_with_the_reason():
     found = footprint(cell_of(MODEL), [Looks()], CATALOG.model(MODEL), {})
     assert found.ranks == []

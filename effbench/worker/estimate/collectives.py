@@ -1,6 +1,7 @@
 """What one rank sends, from the collectives that it starts."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class Collectives(TorchDispatchMode):
             return
         given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
         size = _group_size(given)
-        payload = max(_bytes(given.values()), _bytes(result))  # the whole tensor, on whichever side it stands
+        payload = max(_bytes(given.values()), _bytes([result]))  # the whole tensor, on whichever side it stands
         self._calls[kind] += 1
         self._payload[kind] += payload
         self._sent[kind] += payload * _share(kind, size)
@@ -77,10 +78,9 @@ def _share(kind: str, size: int) -> float:
     return (2 if kind == "all-reduce" else 1) * (size - 1) / size
 
 
-def _bytes(things: Any) -> int:
-    """Bytes of the largest argument, a list of tensors being one."""
-    sizes = [_tensor_bytes(thing) for thing in (things if isinstance(things, list | tuple) else list(things))]
-    return max(sizes, default=0)
+def _bytes(things: Iterable[Any]) -> int:
+    """Bytes of the largest, a list of tensors being one."""
+    return max(map(_tensor_bytes, things), default=0)
 
 
 def _tensor_bytes(thing: Any) -> int:

@@ -79,10 +79,17 @@ def fake_ranks(rank: int, world_size: int) -> Iterator[None]:
         with (
             patch("torch.nn.parallel.distributed._verify_param_shape_across_processes"),
             patch("torch.nn.parallel.DistributedDataParallel", _FakelyExchanged),
+            # Stages vote on whether all of them said their shapes, and wait for each other's votes; older versions do not.
+            patch("torch.distributed.pipelining.PipelineStage._warmup_backward_result", _agreed, create=True),
         ):
             yield
     finally:
         dist.destroy_process_group()
+
+
+def _agreed(stage: object, received_result: object = None) -> Tensor:
+    with unset_fake_temporarily():
+        return torch.ones((), dtype=torch.int64)
 
 
 class _FakelyExchanged(DistributedDataParallel):
