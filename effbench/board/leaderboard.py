@@ -222,7 +222,7 @@ def _ranks(table: Table, by: str | None, settings: Settings, unranked: Mapping[s
 
 def _round_notes(counts: Sequence[int]) -> Iterator[str]:
     if (most := max(counts)) < MIN_ROUNDS:
-        count = f"{most} round{'s' if most > 1 else ''}"
+        count = f"{most} round{'' if most == 1 else 's'}"
         yield f"{count}: every verdict on a measured quantity is UNCLEAR, which takes {MIN_ROUNDS}; more `--rounds` give them"
 
 
