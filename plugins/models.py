@@ -6,14 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from effbench.plugin import InputError, LoadRequest, ModelFacts, ModelSource, hookimpl
-from effbench.plugin.model import Tokenizer
-from effbench.plugin.transformers_source import DirectorySource, byte_tokenizer, from_config, read_facts, seeded
+from effbench.plugin import InputError, ModelSource, hookimpl
+from effbench.plugin.transformers_source import ConfigSource, DirectorySource
 
 if TYPE_CHECKING:
-    from torch import nn
-
-_WEIGHTS_SEED = 0  # random weights are the same in every trial: rounds repeat a measurement, they do not change the model
+    pass
 
 
 class TinyLlama(DirectorySource):
@@ -104,35 +101,18 @@ class Hub(DirectorySource):
             raise InputError(f"model {self.label}: cannot be downloaded, and is not in the local cache: {reason}") from error
 
 
-class RandomWeights(ModelSource):
+class RandomWeights(ConfigSource):
     """`config:FILE`: random weights of a given config.json, for speed and memory alone."""
 
     name: ClassVar = "config"
-    trained: ClassVar = False
 
     @property
     def label(self) -> str:
         """The file's name alone."""
         return f"config:{Path(self.argument or '').name}"
 
-    def facts(self) -> ModelFacts:
-        """Read from the file."""
-        return read_facts(self._file(), self.label)
-
-    def weights_hash(self) -> str:
-        """Hash of the config: the same seed makes the same weights of it."""
-        return hashlib.sha256(self._file().read_bytes()).hexdigest()[:16]
-
-    def load(self, request: LoadRequest, seed: int) -> "nn.Module":
-        """Initialise as transformers does, from a fixed seed."""
-        with seeded(_WEIGHTS_SEED):
-            return from_config(self._file(), request, self.label, trust_remote_code=self.trust_remote_code)
-
-    def tokenizer(self) -> Tokenizer:
-        """Bytes: which ids they are makes no difference to speed."""
-        return byte_tokenizer(self.facts(), self.label)
-
-    def _file(self) -> Path:
+    def config(self) -> Path:
+        """The file that was given."""
         if not self.argument or not (file := Path(self.argument)).is_file():
             raise InputError(
                 f"model config:{self.argument or ''}: no such file; write config:FILE with a transformers config.json"

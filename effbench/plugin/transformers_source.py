@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin.cell import ModelFacts
 from effbench.plugin.errors import InputError
@@ -23,6 +24,7 @@ _NOT_CAUSAL = ENCODER_DECODERS | frozenset(
         *("longformer", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"),
     )
 )
+_WEIGHTS_SEED = 0  # random weights are the same in every trial: rounds repeat a measurement, they do not change the model
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
@@ -94,6 +96,33 @@ class DirectorySource(ModelSource):
         if request.quantization_config is not None:
             keywords["quantization_config"] = request.quantization_config
         return keywords | {"trust_remote_code": self.trust_remote_code} | request.options
+
+
+class ConfigSource(ModelSource):
+    """Random weights of a transformers config, for speed and memory alone."""
+
+    trained: ClassVar = False
+
+    @abstractmethod
+    def config(self) -> Path:
+        """The config's file. InputError with one clear line if there is none."""
+
+    def facts(self) -> ModelFacts:
+        """Read from the config."""
+        return read_facts(self.config(), self.label)
+
+    def weights_hash(self) -> str:
+        """Hash of the config: the same seed makes the same weights of it."""
+        return hashlib.sha256(self.config().read_bytes()).hexdigest()[:16]
+
+    def load(self, request: LoadRequest, seed: int) -> "nn.Module":
+        """Initialise as transformers does, from a fixed seed."""
+        with seeded(_WEIGHTS_SEED):
+            return from_config(self.config(), request, self.label, trust_remote_code=self.trust_remote_code)
+
+    def tokenizer(self) -> Tokenizer:
+        """Bytes: which ids they are makes no difference to speed."""
+        return byte_tokenizer(self.facts(), self.label)
 
 
 def from_config(file: Path, request: LoadRequest, label: str, *, trust_remote_code: bool = False) -> "nn.Module":
