@@ -37,8 +37,10 @@ def submit(arrays: Sequence[tuple[Mapping[str, Any], Sequence[Element]]], title:
                 made = executor.submit_array([OnNode(element.arguments) for element in elements])
             jobs |= {element: job.job_id for element, job in zip(elements, made, strict=True)}
     except BaseException as error:
-        _cancel(name)  # by its name: at a Ctrl-C, sbatch may have submitted what it has not told yet
-        if isinstance(error, FailedJobError | FailedSubmissionError):
+        refused = isinstance(error, FailedJobError | FailedSubmissionError)
+        with contextlib.suppress(InputError) if refused else contextlib.nullcontext():  # why sbatch refused says more
+            _cancel(name)  # by its name: at a Ctrl-C, sbatch may have submitted what it has not told yet
+        if refused:
             raise InputError(f"sbatch did not take it: {_one_line(str(error))}") from error
         raise
     return SlurmSubmission(name, [jobs[element] for _, elements in arrays for element in elements], folder)

@@ -194,3 +194,13 @@ def test_several_nodes_join_with_a_secret_of_their_own_in_the_environment(monkey
         assert secret not in " ".join([*join, *run])
     assert joins[0][1] != joins[1][1]
     assert "EFFBENCH_SECRET" not in os.environ
+
+
+def test_what_sbatch_refuses_is_told_in_its_words_even_where_nothing_can_be_cancelled(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    for program, words in {"sbatch": "no such partition", "scancel": "nobody there", "srun": "", "squeue": ""}.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\necho 'sbatch: error: {words}' >&2\nexit 1\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(InputError, match=r"^sbatch did not take it: .*no such partition"):
+        submission.submit([({}, [Element(1, 1, ("run", "quick"))])], "quick", tmp_path / "jobs")
