@@ -58,6 +58,12 @@ class Leaderboard:
     """All world sizes side by side, on the board of the largest; None of a single rank. Columns as `world_sizes.columns`."""
     extra_columns: Mapping[str, str]
     """The metrics that the suite asks to show, by their columns' key."""
+    settings: Settings
+    """What of the suite decided how the numbers were compared."""
+    table: Table
+    """The rows with the values of every trial, and what each is compared with."""
+    trials: "pd.DataFrame"
+    """Its part of the tidy frame, a row per trial and metric."""
 
 
 def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None) -> list[Leaderboard]:
@@ -164,6 +170,9 @@ def _board(
         scaling=scaling.scaling if scaling else None,
         by_length=scaling.by_length if scaling else None,
         world_sizes=across.rows if across else None,
+        settings=settings,
+        table=table,
+        trials=frame,
         extra_columns={measure.key: measure.metric for measure in measures if measure.metric in settings.columns},
     )
 

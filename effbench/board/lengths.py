@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from effbench.board.rows import Row, log_ratios
+from effbench.board.rows import Row, Shape, log_ratios
 from effbench.board.stats import Interval, ratio_interval
 
 COSTS = (
@@ -29,16 +29,25 @@ class Group(NamedTuple):
     batch_size: int
     dtype: str
 
+    @classmethod
+    def of(cls, shape: Shape) -> "Group":
+        """The one that a shape belongs to."""
+        return cls(shape.batch_size, shape.dtype)
+
+    def at(self, seq_len: int) -> Shape:
+        """Its shape of this length."""
+        return Shape(seq_len, self.batch_size, self.dtype)
+
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
     """Every batch size and dtype by itself: costs of different ones are not points of one curve."""
-    return sorted({Group(batch, dtype) for row in rows for metric in COSTS for _, batch, dtype in row.shapes(metric)})
+    return sorted({Group.of(shape) for row in rows for metric in COSTS for shape in row.shapes(metric)})
 
 
 def lengths_of(row: Row | None, metric: str, group: Group) -> list[int]:
     """The lengths at which a row has the metric."""
     shapes = row.shapes(metric) if row else ()
-    return sorted(length for length, *rest in shapes if tuple(rest) == group)
+    return sorted(shape.seq_len for shape in shapes if Group.of(shape) == group)
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,14 @@ class Curve:
         if self.base is None or self.base is self.row:
             return {}
         common = {*lengths_of(self.row, self.metric, self.group)} & {*lengths_of(self.base, self.metric, self.group)}
-        found = {n: ratio_interval(log_ratios(self.row, self.base, self.metric, {(n, *self.group)})) for n in sorted(common)}
+        found = {n: ratio_interval(log_ratios(self.row, self.base, self.metric, {self.group.at(n)})) for n in sorted(common)}
         return {length: interval for length, interval in found.items() if interval.n}
 
     def by_length(self) -> Iterator[dict[str, Any]]:
         """The cost at each length, and its ratio to the baseline's."""
         for length in lengths_of(self.row, self.metric, self.group):
-            value = self.row.mean(self.metric, {(length, *self.group)})
-            own = len({t.round for t in self.row.values[self.metric] if t.shape == (length, *self.group)})
+            value = self.row.mean(self.metric, {self.group.at(length)})
+            own = len({t.round for t in self.row.values[self.metric] if t.shape == self.group.at(length)})
             ratio = Interval(1.0, None, None, own) if self.base is self.row else self.ratios.get(length)
             shown = (
                 {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "rounds": ratio.n} if ratio else {"rounds": 0}

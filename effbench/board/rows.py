@@ -17,8 +17,14 @@ from effbench.store.store import read_samples
 if TYPE_CHECKING:
     import pandas as pd
 
-Shape = tuple[int, int, str]
-"""seq_len, paired batch_size, dtype: what a cell and its baseline's cell share on one board."""
+
+class Shape(NamedTuple):
+    """What a cell and its baseline's cell share on one board."""
+
+    seq_len: int
+    batch_size: int
+    """The paired one."""
+    dtype: str
 
 
 class Trial(NamedTuple):
@@ -135,7 +141,7 @@ def _new_row(entry: dict[Any, Any], variant: str) -> Row:
 
 
 def _add(row: Row, entry: dict[Any, Any]) -> None:
-    trial = Trial(entry["session"], entry["round"], (entry["seq_len"], entry["paired_batch"], entry["dtype"]))
+    trial = Trial(entry["session"], entry["round"], Shape(entry["seq_len"], entry["paired_batch"], entry["dtype"]))
     row.cells.add(entry["cell_id"])
     if entry["first"]:
         row.statuses.setdefault(trial.shape, []).append((entry["status"], _text(entry["error"])))

@@ -103,8 +103,8 @@ def _complete_rounds(row: Row, metric: str, group: Group, lengths: Sequence[int]
     """Log costs (rounds, lengths). A round without one of the lengths would have another slope, and is left out."""
     rounds: dict[int, dict[int, list[float]]] = {}
     for trial, value in row.values.get(metric, {}).items():
-        length, *rest = trial.shape
-        if value > 0 and tuple(rest) == group and length in lengths:
+        length = trial.shape.seq_len
+        if value > 0 and Group.of(trial.shape) == group and length in lengths:
             rounds.setdefault(trial.round, {}).setdefault(length, []).append(math.log(value))
     complete = [logs for _, logs in sorted(rounds.items()) if len(logs) == len(lengths)]
     return np.array([[np.mean(logs[length]) for length in lengths] for logs in complete]).reshape(-1, len(lengths))

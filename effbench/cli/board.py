@@ -20,7 +20,7 @@ def board(
     from effbench.board.leaderboard import build
     from effbench.plugin.discovery import discover
 
-    reporter = discover().reporters.get(format_)()
+    reporter = discover().text_reporter(format_)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         boards = build(path)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from effbench.plan.plan import Plan
     from effbench.store.record import Record
 
+_BESIDE_RECORDS = ("markdown", "csv", "scaling-csv", "lengths-csv", "world-sizes-csv")
+"""The formats that a run leaves beside its records."""
+
 
 def run(
     suite: SuiteArgument,
@@ -192,16 +195,14 @@ def show(folder: Path, results: Path) -> None:
     from effbench.plugin.discovery import discover
     from effbench.store.store import write_atomic
 
-    reporters = discover().reporters
+    catalog = discover()
     boards = build(folder)
-    typer.echo(reporters.get("table")().render(boards))
-    files = {"markdown": "LEADERBOARD.md", "csv": "leaderboard.csv"}
-    if any(board.scaling is not None for board in boards):
-        files |= {"scaling-csv": "scaling.csv", "lengths-csv": "by_length.csv"}
-    if any(board.world_sizes is not None for board in boards):
-        files |= {"world-sizes-csv": "world_sizes.csv"}
-    for name, file in files.items():
-        write_atomic(folder / file, reporters.get(name)().render(boards).encode())
-    *others, last = files.values()
+    typer.echo(catalog.text_reporter("table").render(boards))
+    files: dict[str, bytes] = {}
+    for name in _BESIDE_RECORDS:
+        files |= catalog.reporters.get(name)().files(boards)
+    for file, content in files.items():
+        write_atomic(folder / file, content)
+    *others, last = files
     typer.echo(f"records, {', '.join(others)} and {last}: {folder}")
     typer.echo(f"show again: effbench board {results}")

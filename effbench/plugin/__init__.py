@@ -6,7 +6,7 @@ from effbench.plugin.errors import InputError
 from effbench.plugin.launcher import ArrayLauncher, Element, ElementState, Launcher, Submission, WorkerProcess
 from effbench.plugin.meter import Meter, Metric, Observation, Summary
 from effbench.plugin.model import LoadRequest, ModelSource
-from effbench.plugin.reporter import Reporter
+from effbench.plugin.reporter import Reporter, TextReporter
 from effbench.plugin.technique import Context, Inference, Technique, TrainStep
 from effbench.plugin.workload import Quality, Workload
 
@@ -31,6 +31,7 @@ __all__ = [
     "Submission",
     "Summary",
     "Technique",
+    "TextReporter",
     "TrainStep",
     "WorkerProcess",
     "Workload",

@@ -14,7 +14,7 @@ from effbench.plugin.errors import InputError, unknown
 from effbench.plugin.launcher import AnyLauncher, ArrayLauncher, Launcher
 from effbench.plugin.meter import Meter, Metric
 from effbench.plugin.model import ModelSource
-from effbench.plugin.reporter import Reporter
+from effbench.plugin.reporter import Reporter, TextReporter
 from effbench.plugin.technique import Technique
 from effbench.plugin.workload import Workload
 
@@ -106,6 +106,14 @@ class Catalog:
         """A launcher of whole runs with validated options; None where the name is of one that starts workers."""
         launcher = self.launchers.get(name)
         return _made("launcher", launcher, options) if issubclass(launcher, ArrayLauncher) else None
+
+    def text_reporter(self, name: str) -> TextReporter:
+        """A format that can be printed."""
+        reporter = self.reporters.get(name)()
+        if not isinstance(reporter, TextReporter):
+            texts = ", ".join(sorted(other.name for other in self.reporters if issubclass(other, TextReporter)))
+            raise InputError(f"format {name!r} is no text to print: add --to DIR, or take one of {texts}")
+        return reporter
 
     def metrics(self) -> dict[str, Metric]:
         """Every metric by name: those of meters, and what techniques count."""

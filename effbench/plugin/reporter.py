@@ -1,4 +1,4 @@
-"""Formats a leaderboard can be shown in."""
+"""Formats that leaderboards can be shown in."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -8,10 +8,25 @@ if TYPE_CHECKING:
 
 
 class Reporter(ABC):
-    """One output format of `effbench board`."""
+    """One output format: leaderboards as files."""
 
     name: ClassVar[str]
 
     @abstractmethod
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """Contents by file name (`/` between folders); empty where these boards have nothing for this format."""
+
+
+class TextReporter(Reporter):
+    """A format whose single file is text, so that it can be printed as well."""
+
+    file: ClassVar[str]
+    """Its name."""
+
+    @abstractmethod
     def render(self, boards: "list[Leaderboard]") -> str:
         """All boards as one text."""
+
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """The text as a file."""
+        return {self.file: self.render(boards).encode()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from io import StringIO
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from effbench.plugin import Reporter, hookimpl
+from effbench.plugin import Reporter, TextReporter, hookimpl
 
 from .lengths import length_legend, length_tables
 from .tables import Table, heading, legend, tables
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
     from effbench.board.leaderboard import Leaderboard
 
+_INNER = frozenset({"settings", "table", "trials"})
+"""What boards are made of, and reporters do not repeat."""
 _IDENTITY = ["machine", "suite", "model", "workload", "title", "baseline"]
 
 
-class TableReporter(Reporter):
+class TableReporter(TextReporter):
     """Tables for a terminal."""
 
     name: ClassVar = "table"
+    file: ClassVar = "leaderboard.txt"
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """As wide as the terminal, 120 columns where there is none."""
@@ -54,10 +57,11 @@ class TableReporter(Reporter):
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-class MarkdownReporter(Reporter):
+class MarkdownReporter(TextReporter):
     """GitHub's Markdown."""
 
     name: ClassVar = "markdown"
+    file: ClassVar = "LEADERBOARD.md"
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """One section per board."""
@@ -73,10 +77,11 @@ class MarkdownReporter(Reporter):
         return "\n".join(lines)
 
 
-class CsvReporter(Reporter):
+class CsvReporter(TextReporter):
     """All numbers of all boards in one table."""
 
     name: ClassVar = "csv"
+    file: ClassVar = "leaderboard.csv"
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """Identifying columns first; an empty field is a missing value."""
@@ -85,10 +90,11 @@ class CsvReporter(Reporter):
         return _csv(columns(), [(board, board.rows) for board in boards])
 
 
-class ScalingCsvReporter(Reporter):
+class ScalingCsvReporter(TextReporter):
     """How cost grows with the length, one line per stack and metric."""
 
     name: ClassVar = "scaling-csv"
+    file: ClassVar = "scaling.csv"
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """No lines but the header for boards of fewer than three lengths."""
@@ -96,11 +102,16 @@ class ScalingCsvReporter(Reporter):
 
         return _csv(SCALING_COLUMNS, [(board, board.scaling) for board in boards])
 
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """None where no board has them."""
+        return super().files(boards) if any(board.scaling is not None for board in boards) else {}
 
-class LengthsCsvReporter(Reporter):
+
+class LengthsCsvReporter(TextReporter):
     """Costs and their ratios to the baseline, one line per stack, metric and length."""
 
     name: ClassVar = "lengths-csv"
+    file: ClassVar = "by_length.csv"
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """No lines but the header for boards of fewer than three lengths."""
@@ -108,11 +119,16 @@ class LengthsCsvReporter(Reporter):
 
         return _csv(LENGTH_COLUMNS, [(board, board.by_length) for board in boards])
 
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """None where no board has them."""
+        return super().files(boards) if any(board.by_length is not None for board in boards) else {}
 
-class WorldSizesCsvReporter(Reporter):
+
+class WorldSizesCsvReporter(TextReporter):
     """Parallel stacks at every world size, one line per stack and world size."""
 
     name: ClassVar = "world-sizes-csv"
+    file: ClassVar = "world_sizes.csv"
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """No lines but the header where a single rank alone was measured."""
@@ -120,11 +136,16 @@ class WorldSizesCsvReporter(Reporter):
 
         return _csv(columns(), [(board, board.world_sizes) for board in boards])
 
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """None where no board has them."""
+        return super().files(boards) if any(board.world_sizes is not None for board in boards) else {}
 
-class JsonReporter(Reporter):
+
+class JsonReporter(TextReporter):
     """A list of boards, each with its notes, its rows and, where it has them, `scaling`, `by_length` and `world_sizes`."""
 
     name: ClassVar = "json"
+    file: ClassVar = "leaderboard.json"
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """Missing values are null."""
@@ -147,7 +168,7 @@ def _csv(columns: Iterable[str], parts: "list[tuple[Leaderboard, pd.DataFrame | 
 
 def _plain_board(board: "Leaderboard") -> dict[str, Any]:
     frames = {"rows": board.rows, "scaling": board.scaling, "by_length": board.by_length, "world_sizes": board.world_sizes}
-    fields = {name: value for name, value in vars(board).items() if name not in frames}
+    fields = {name: value for name, value in vars(board).items() if name not in frames and name not in _INNER}
     plain = {name: None if frame is None else _plain_rows(frame) for name, frame in frames.items()}
     return fields | {"rounds": list(board.rounds)} | plain
 
