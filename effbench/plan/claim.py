@@ -80,7 +80,7 @@ class Claim(BaseModel):
         if not found:
             raise ValueError(_ALLOWED)
         if (axis := found["axis"]) and axis not in _ALONG and axis.count(".") != 1:
-            raise ValueError(f"{unknown('axis', axis, _ALONG)}; a technique's option is written \"technique.option\"")
+            raise ValueError(f'{unknown("axis", axis, _ALONG)}; a technique\'s option is written "technique.option"')
         return given
 
     @field_validator("where")
@@ -88,7 +88,7 @@ class Claim(BaseModel):
     def _known_places(cls, given: dict[str, Any]) -> dict[str, Any]:
         for key, value in given.items():
             if key not in PLACES and key.count(".") != 1:
-                hint = f"{unknown('key', key, PLACES)}; a technique's option is written \"technique.option\""
+                hint = f'{unknown("key", key, PLACES)}; a technique\'s option is written "technique.option"'
                 raise mistake([key], hint)
             if key in _NAMES and not isinstance(value, str):
                 raise mistake([key], f"{value!r}: allowed is a name")
