@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +146,9 @@ def _judged(board: "Leaderboard", claim: Claim) -> Judgement:
         found = _KINDS[claim.parts.kind](board, claim)
     except NotMeasuredError as missing:
         return Judgement(**about, verdict=NOT_APPLICABLE, evidence=str(missing))
-    interval = found.interval
-    numbers = {"estimate": interval.estimate, "low": interval.low, "high": interval.high} if interval and interval.n else {}
+    numbers: dict[str, Any] = {}
+    if (interval := found.interval) and interval.n:
+        numbers = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
     rounds = min(one.interval.n for one in found.evidence)
     cells = cells_of(board, found.evidence)
     words = f"{found.words}, {_counted(rounds, 'round')}, {_counted(len(cells), 'cell')}; claimed {_claimed(claim, board)}"
@@ -165,33 +166,32 @@ def _elsewhere(board: "Leaderboard", claim: Claim) -> str:
     return ""
 
 
-def _of_one(board: "Leaderboard", claim: Claim, found: Evidence, side: str, bound: float, unit: str) -> _Found:
-    tolerance = claim.within or board.delta
-    return _Found(verdict_of(found, side, bound, tolerance), [found], _figure(found, unit))
+def _side(claim: Claim) -> tuple[str, float]:
+    """On which side of which number the quantity is claimed to be."""
+    if claim.parts.kind == "better":
+        return "above" if higher(claim.metric) else "below", 1.0
+    return claim.parts.side, claim.value or 0.0
+
+
+def _single(board: "Leaderboard", claim: Claim, found: Evidence) -> _Found:
+    side, bound = _side(claim)
+    unit = "×" if claim.parts.kind in ("ratio", "better") else ""
+    return _Found(verdict_of(found, side, bound, claim.within or board.delta), [found], _figure(found, unit))
 
 
 def _ratio(board: "Leaderboard", claim: Claim) -> _Found:
     row = row_of(board, claim.stack, claim)
-    found = ratio(board, claim, row, reference_of(board, row, claim.parts.subject, claim), LEVEL)
-    return _of_one(board, claim, found, claim.parts.side, claim.value or 0.0, "×")
-
-
-def _better(board: "Leaderboard", claim: Claim) -> _Found:
-    row = row_of(board, claim.stack, claim)
-    found = ratio(board, claim, row, reference_of(board, row, claim.parts.subject, claim), LEVEL)
-    return _of_one(board, claim, found, "above" if higher(claim.metric) else "below", 1.0, "×")
+    return _single(board, claim, ratio(board, claim, row, reference_of(board, row, claim.parts.subject, claim), LEVEL))
 
 
 def _value(board: "Leaderboard", claim: Claim) -> _Found:
-    found = value(claim, row_of(board, claim.stack, claim), LEVEL)
-    return _of_one(board, claim, found, claim.parts.side, claim.value or 0.0, "")
+    return _single(board, claim, value(claim, row_of(board, claim.stack, claim), LEVEL))
 
 
 def _exponent(board: "Leaderboard", claim: Claim) -> _Found:
-    found = exponent(board, claim, row_of(board, claim.stack, claim), LEVEL)
-    one = _of_one(board, claim, found, claim.parts.side, claim.value or 0.0, "")
-    lengths = sorted(shape.seq_len for shape in found.shapes)
-    return _Found(one.verdict, one.evidence, f"exponent {one.words} over {lengths[0]} to {lengths[-1]} tokens")
+    evidence = exponent(board, claim, row_of(board, claim.stack, claim), LEVEL)
+    found, lengths = _single(board, claim, evidence), sorted(shape.seq_len for shape in evidence.shapes)
+    return replace(found, words=f"exponent {found.words} over {lengths[0]} to {lengths[-1]} tokens")
 
 
 def _along(board: "Leaderboard", claim: Claim) -> _Found:
@@ -217,7 +217,7 @@ def _all_one_way(shown: Sequence[Evidence], adjusted: Sequence[Evidence], side: 
 
 _KINDS: "dict[str, Callable[[Leaderboard, Claim], _Found]]" = {
     "ratio": _ratio,
-    "better": _better,
+    "better": _ratio,
     "value": _value,
     "exponent": _exponent,
     "along": _along,
@@ -239,12 +239,10 @@ def _figure(found: Evidence, unit: str) -> str:
 
 def _claimed(claim: Claim, board: "Leaderboard") -> str:
     parts = claim.parts
-    if parts.kind == "better":
-        return f"{'above' if higher(claim.metric) else 'below'} 1"
     if parts.kind == "along":
         return f"{'monotone' if parts.side == 'monotone' else f'that it {parts.side}'} along {parts.subject}"
-    within = f" ± {100 * (claim.within or board.delta):.3g} %" if parts.side == "equals" else ""
-    return f"{'' if parts.side == 'equals' else f'{parts.side} '}{_number(claim.value or 0.0)}{within}"
+    side, bound = _side(claim)
+    return f"{_number(bound)} ± {100 * (claim.within or board.delta):.3g} %" if side == "equals" else f"{side} {_number(bound)}"
 
 
 def _number(number: float) -> str:

@@ -89,19 +89,19 @@ def steps_along(board: "Leaderboard", claim: Claim, axis: str) -> list[Row]:
 
 
 def _at(row: Row, axis: str, size: int) -> Row:
+    """The row's trials of one size, their shapes without the axis (0 in its place), so that two sizes can be paired."""
+
+    def without(shape: Shape) -> Shape:
+        return Shape(**(shape._asdict() | {axis: 0}))
+
+    def there(shape: Shape) -> bool:
+        return bool(getattr(shape, axis) == size)
+
     values = {
-        metric: {
-            trial._replace(shape=trial.shape._replace(**{axis: 0})): value
-            for trial, value in of_metric.items()
-            if getattr(trial.shape, axis) == size
-        }
-        for metric, of_metric in row.values.items()
+        metric: {trial._replace(shape=without(trial.shape)): value for trial, value in found.items() if there(trial.shape)}
+        for metric, found in row.values.items()
     }
-    samples = {
-        (number, shape._replace(**{axis: 0})): file
-        for (number, shape), file in row.samples.items()
-        if getattr(shape, axis) == size
-    }
+    samples = {(number, without(shape)): file for (number, shape), file in row.samples.items() if there(shape)}
     return replace(row, label=f"{row.label} {axis}={size}", values=values, samples=samples)
 
 
@@ -111,7 +111,8 @@ def ratio(board: "Leaderboard", claim: Claim, row: Row, other: Row, level: float
     if not shapes:
         raise NotMeasuredError(f"no cell that both `{row.label}` and `{other.label}` completed")
     if claim.metric.startswith(_QUALITY):
-        return Evidence(_quality_ratio(board, claim, row, other, shapes, level), frozenset(shapes), row)
+        draws, reference = _quality_difference(board, claim, row, other, shapes)
+        return Evidence(draws.interval(level).relative_to(reference), frozenset(shapes), row)
     mine, theirs = row.mean(claim.metric, shapes), other.mean(claim.metric, shapes)
     if mine is not None and theirs is not None and all(_counted(one, claim.metric) for one in (row, other)):
         return Evidence(Interval(mine / theirs, None, None, _rounds(row, claim.metric)), frozenset(shapes), row, exact=True)
@@ -119,7 +120,10 @@ def ratio(board: "Leaderboard", claim: Claim, row: Row, other: Row, level: float
     return Evidence(ratio_interval(logs, level), frozenset(shapes), row)
 
 
-def _quality_ratio(board: "Leaderboard", claim: Claim, row: Row, other: Row, shapes: set[Shape], level: float) -> Interval:
+def _quality_difference(
+    board: "Leaderboard", claim: Claim, row: Row, other: Row, shapes: set[Shape]
+) -> tuple[QualityDraws, float]:
+    """Draws of row - other, and the other's own score, which makes a ratio of them."""
     name = claim.metric.removeprefix(_QUALITY)
     if leaking := next((one for one in (row, other) if one.leaks), None):
         raise NotMeasuredError(f"`{leaking.label}` sees later tokens, so its quality says nothing")
@@ -127,11 +131,11 @@ def _quality_ratio(board: "Leaderboard", claim: Claim, row: Row, other: Row, sha
         raise NotMeasuredError("quality was measured on different text")
     if name == board.quality_metric and board.table.not_above_chance(other) == AT_CHANCE:
         raise NotMeasuredError(f"`{other.label}` is at chance: a ratio to it says nothing")
+    reference = fmean(value for trial, value in other.values[claim.metric].items() if trial.shape in shapes)
     found = quality_difference(row, other, name, shapes)
-    reference = [value for trial, value in other.values[claim.metric].items() if trial.shape in shapes]
-    if found is None or not fmean(reference):
-        return Interval(math.nan, None, None, 0)
-    return found.interval(level).relative_to(fmean(reference))
+    if found is None or not reference:
+        raise NotMeasuredError(f"`{row.label}` and `{other.label}` share no round with a score")
+    return found, reference
 
 
 def value(claim: Claim, row: Row, level: float) -> Evidence:

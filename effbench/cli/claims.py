@@ -20,7 +20,7 @@ def claims(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A results folder, or any folder within it.")],
     suite: Annotated[
         list[str] | None,
-        typer.Option(metavar="SUITE", help="Judge by this suite's claims, not by those beside the records; may be repeated."),
+        typer.Option(metavar="SUITE", help="Judge by this suite's claims and not by those beside the records; repeatable."),
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")] = "table",
 ) -> None:
@@ -36,8 +36,8 @@ def claims(
     from effbench.plan.suite import find_suite, read_suite
     from effbench.plugin.discovery import discover
 
-    reporters = discover().reporters
-    formats = [name.removeprefix("claims-") for name in reporters.names() if name.startswith("claims-")]
+    catalog = discover()
+    formats = [name.removeprefix("claims-") for name in catalog.reporters.names() if name.startswith("claims-")]
     if format_ not in formats:
         raise unknown("format", format_, formats)
     given = [read_suite(find_suite(reference)) for reference in suite or ()]
@@ -49,7 +49,7 @@ def claims(
     if not boards:
         typer.echo(f"effbench: no trial records below {path}", err=True)
     shown = _judged_by(boards, given) if given else boards
-    typer.echo(discover().text_reporter(f"claims-{format_}").render(shown))
+    typer.echo(catalog.text_reporter(f"claims-{format_}").render(shown))
     if not given and (newer := _with_other_claims(boards)):
         options = " ".join(f"--suite {name}" for name in newer)
         typer.echo(

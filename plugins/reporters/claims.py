@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _TITLES = ["verdict", "claim", "evidence", "source"]
 _LEGEND = (
-    "SUPPORTED: the whole interval is on the claimed side; REFUTED: wholly on the other, which is a finding about this machine and "
-    "this scale; UNCLEAR: neither, or fewer than 3 rounds; NOT-APPLICABLE: nothing was measured that could say. Intervals are at "
-    "98.75 %, the level of every verdict; (counted) needs none."
+    "SUPPORTED: the whole interval is on the claimed side; REFUTED: wholly on the other, which is a finding about this machine "
+    "and this scale; UNCLEAR: neither, or fewer than 3 rounds; NOT-APPLICABLE: nothing was measured that could say. Intervals "
+    "are at 98.75 %, the level of every verdict; (counted) needs none."
 )
 
 
