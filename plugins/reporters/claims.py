@@ -90,7 +90,8 @@ class ClaimsCsvReporter(ClaimsReporter):
         """Columns as `claims.CLAIM_COLUMNS`; an empty field is a missing value."""
         from effbench.board.claims import claims_frame
 
-        return str(claims_frame(boards).to_csv(index=False))
+        frame = claims_frame(boards).map(lambda value: clean(value) if isinstance(value, str) else value)
+        return str(frame.to_csv(index=False))
 
 
 class ClaimsJsonReporter(ClaimsReporter):
@@ -117,7 +118,7 @@ def _content(boards: "list[Leaderboard]") -> "tuple[str, list[tuple[str, list[li
 
     judgements = judge_all(boards)
     numbers = ", ".join(f"{count} {verdict}" for verdict, count in counts(judgements).items() if count)
-    summary = f"{len(judgements)} judgements of claims: {numbers}" if judgements else "no claims in the suites of these records"
+    summary = f"verdicts on claims: {numbers}" if judgements else "no claims in the suites of these records"
     groups = groupby(judgements, key=lambda j: (j.machine, j.suite))
     return summary, [(clean(f"{suite} on {machine}"), _rows(list(own))) for (machine, suite), own in groups]
 
