@@ -83,7 +83,7 @@ class _Found:
 
 
 def judge(board: "Leaderboard") -> list[Judgement]:
-    """Every claim of the board's suite, in its order."""
+    """Every claim of the board's suite, in its order; one that is about another board is NOT-APPLICABLE here."""
     return [_judged(board, claim) for claim in board.settings.claims]
 
 
@@ -160,7 +160,7 @@ def _elsewhere(board: "Leaderboard", claim: Claim) -> str:
     for key in _BOARD_PLACES:
         if key in claim.where and claim.where[key] != getattr(board, key):
             return f"no board of {key} = {claim.where[key]} here"
-    if not any(row.stack == claim.stack for row in board.table.rows):
+    if not any(row.stack == claim.stack and not row.reference for row in board.table.rows):
         older = next((f"; {note}" for note in board.notes if note.endswith(OLDER)), "")
         return f"no record of `{claim.stack}` here{older}"
     return ""

@@ -198,6 +198,9 @@ def test_a_larger_world_size_is_compared_with_the_reference_at_one():
     assert (at_two.verdict, at_two.title.endswith("world_size 2")) == ("SUPPORTED", True)
     assert (at_eight.verdict, at_eight.evidence) == ("NOT-APPLICABLE", "no board of world_size = 8 here")
     assert {j.verdict for b in boards for j in judge(b)} == {"SUPPORTED", "NOT-APPLICABLE"}
+    about_full = [claim("full", "value above", 0)]
+    boards = [replace(b, settings=b.settings.model_copy(update={"claims": about_full})) for b in boards]
+    assert [j.title.endswith("world_size 1") for j in judge_all(boards)] == [True]  # elsewhere it only stands to compare with
 
 
 @pytest.fixture
