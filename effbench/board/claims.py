@@ -119,7 +119,7 @@ def verdict_of(found: Evidence, side: str, bound: float, tolerance: float = 0.0)
     if low is None or high is None or math.isnan(low) or (interval.n < MIN_ROUNDS and not found.exact):
         return UNCLEAR
     if side == "equals":
-        first, last = bound / (1 + tolerance), bound * (1 + tolerance)
+        first, last = sorted((bound / (1 + tolerance), bound * (1 + tolerance)))
         held, broken = first <= low and high <= last, high < first or low > last
     elif side == "below":
         held, broken = high < bound, low >= bound

@@ -1,10 +1,11 @@
 """The grammar of claims: a published statement, which measured quantity it is about, and what it says of it."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from effbench.plan.mistakes import mistake
 from effbench.plugin.errors import unknown
@@ -62,8 +63,8 @@ class Claim(BaseModel):
     metric: str
     """A metric, or a score: `quality.accuracy`, for which `accuracy` may be written."""
     relation: str
-    value: float | None = None
-    within: float | None = Field(default=None, gt=0)
+    value: FiniteFloat | None = None
+    within: FiniteFloat | None = Field(default=None, gt=0)
     """Of `equals`: the relative difference that still counts as equal; the suite's delta when left out."""
     where: dict[str, Any] = {}
     """Which cells it is about; all of the stack's when empty."""
@@ -94,6 +95,8 @@ class Claim(BaseModel):
                 raise mistake([key], f"{value!r}: allowed is a name")
             if key in PLACES and key not in _NAMES and not (type(value) is int and value >= 1):
                 raise mistake([key], f"{value!r}: allowed is a whole number from 1")
+            if key not in PLACES and not (isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):
+                raise mistake([key], f"{value}: allowed is a number, a name, true or false")
         return given
 
     @model_validator(mode="after")

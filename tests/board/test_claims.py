@@ -271,6 +271,8 @@ def test_an_interval_that_ends_at_the_bound_is_not_below_it():
     at = Evidence(Interval(1.0, 1.0, 1.0, 3), frozenset(), row)
     assert [verdict_of(at, side, 1.0) for side in ("below", "above", "equals")] == ["REFUTED", "REFUTED", "SUPPORTED"]
     assert verdict_of(Evidence(Interval(1.0, 1.0, 1.0, 2), frozenset(), row), "equals", 1.0) == "UNCLEAR"
+    negative = Evidence(Interval(-0.5, -0.5, -0.5, 3), frozenset(), row)
+    assert verdict_of(negative, "equals", -0.5, 0.1) == "SUPPORTED"
 
 
 def test_claims_as_a_frame(board):
