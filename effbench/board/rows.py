@@ -25,6 +25,8 @@ class Shape(NamedTuple):
     batch_size: int
     """The paired one."""
     dtype: str
+    place: str = ""
+    """Which model and workload, on a board over several."""
 
 
 class Trial(NamedTuple):
@@ -127,7 +129,8 @@ def rows_of(frame: "pd.DataFrame") -> list[Row]:
 
 def _ambiguous(frame: "pd.DataFrame") -> set[tuple[str, str]]:
     """Stacks whose learning rate or options were changed between runs: the variants must not be averaged."""
-    counts = frame.groupby(["stack", "options", "seq_len", "paired_batch", "dtype"])["variant"].nunique()
+    shape = ["seq_len", "paired_batch", "dtype", *(["place"] if "place" in frame else [])]
+    counts = frame.groupby(["stack", "options", *shape])["variant"].nunique()
     return {(key[0], key[1]) for key in counts[counts > 1].index}
 
 
@@ -141,7 +144,7 @@ def _new_row(entry: dict[Any, Any], variant: str) -> Row:
 
 
 def _add(row: Row, entry: dict[Any, Any]) -> None:
-    trial = Trial(entry["session"], entry["round"], Shape(entry["seq_len"], entry["paired_batch"], entry["dtype"]))
+    trial = Trial(entry["session"], entry["round"], _shape(entry))
     row.cells.add(entry["cell_id"])
     if entry["first"]:
         row.statuses.setdefault(trial.shape, []).append((entry["status"], _text(entry["error"])))
@@ -162,6 +165,10 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
             row.disturbed.add(metric)
         else:
             row.values.setdefault(metric, {})[trial] = float(entry["value"])
+
+
+def _shape(entry: dict[Any, Any]) -> Shape:
+    return Shape(entry["seq_len"], entry["paired_batch"], entry["dtype"], entry.get("place", ""))
 
 
 def _disturbed(entry: dict[Any, Any]) -> bool:
