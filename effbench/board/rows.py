@@ -192,31 +192,53 @@ def common_shapes(rows: Sequence[Row], metric: str) -> set[Shape]:
 
 def log_ratios(row: Row, other: Row, metric: str, shapes: set[Shape]) -> Array:
     """log(row / other) for each round in which both completed all shapes: paired within a session, averaged over shapes."""
+    return np.array([*log_ratios_by_round(row, other, metric, shapes).values()])
+
+
+def log_ratios_by_round(row: Row, other: Row, metric: str, shapes: set[Shape]) -> dict[int, float]:
+    """The same by round, in order."""
     mine, theirs = row.values.get(metric, {}), other.values.get(metric, {})
     rounds: dict[int, dict[Shape, list[float]]] = {}
     for trial in mine.keys() & theirs.keys():
         if trial.shape in shapes and mine[trial] > 0 and theirs[trial] > 0:
             found = rounds.setdefault(trial.round, {}).setdefault(trial.shape, [])
             found.append(math.log(mine[trial] / theirs[trial]))
-    complete = [rounds[number] for number in sorted(rounds) if rounds[number].keys() == shapes]
-    return np.array([fmean(fmean(logs) for logs in by_shape.values()) for by_shape in complete])
+    complete = {number: rounds[number] for number in sorted(rounds) if rounds[number].keys() == shapes}
+    return {number: fmean(fmean(logs) for logs in by_shape.values()) for number, by_shape in complete.items()}
 
 
 def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -> QualityDraws | None:
     """The difference (row - baseline) in a quality score over the rounds both have; drawn where per-sample scores are."""
-    metric = f"quality.{name}"
-    mine, theirs = (_by_round(r.values.get(metric, {}), shapes) for r in (row, baseline))
-    rounds = sorted(mine.keys() & theirs.keys())
-    if not rounds:
+    pairs = quality_pairs(row, baseline, name, shapes)
+    if not pairs.by_round:
         return None
-    pairs = [[per_sample(r, name, number, shapes) for number in rounds] for r in (row, baseline)]
+    if pairs.own is None or pairs.other is None or pairs.weights is None:
+        return QualityDraws(fmean(pairs.by_round.values()), np.empty(0), len(pairs.by_round))
+    return quality_draws(pairs.other, pairs.own, pairs.weights, row.trained or baseline.trained)
+
+
+class QualityPairs(NamedTuple):
+    """A quality score of two rows in the rounds that both have."""
+
+    by_round: dict[int, float]
+    """The difference (row - other) of the scores, in order."""
+    own: Array | None = None
+    """Per-sample scores (rounds, samples); None where some are missing, or of other documents."""
+    other: Array | None = None
+    weights: Array | None = None
+
+
+def quality_pairs(row: Row, other: Row, name: str, shapes: set[Shape]) -> QualityPairs:
+    """What two rows' scores can be compared on."""
+    metric = f"quality.{name}"
+    mine, theirs = (_by_round(r.values.get(metric, {}), shapes) for r in (row, other))
+    by_round = {number: mine[number] - theirs[number] for number in sorted(mine.keys() & theirs.keys())}
+    pairs = [[per_sample(r, name, number, shapes) for number in by_round] for r in (row, other)]
     scores = [scores for of_row in pairs for scores in of_row if scores is not None]
-    if len(scores) < 2 * len(rounds) or any(s[0] != scores[0][0] for s in scores):  # missing, or of other documents
-        estimate = fmean(mine[number] - theirs[number] for number in rounds)
-        return QualityDraws(estimate, np.empty(0), len(rounds))
+    if not scores or len(scores) < 2 * len(by_round) or any(s[0] != scores[0][0] for s in scores):
+        return QualityPairs(by_round)
     values = np.stack([s[1] for s in scores])
-    trained = row.trained or baseline.trained
-    return quality_draws(values[len(rounds) :], values[: len(rounds)], scores[0][2], trained)
+    return QualityPairs(by_round, values[: len(by_round)], values[len(by_round) :], scores[0][2])
 
 
 def _by_round(values: dict[Trial, float], shapes: set[Shape]) -> dict[int, float]:
