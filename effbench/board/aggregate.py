@@ -14,7 +14,8 @@ _LOSS = "train.final_loss"
 
 def without_scores(trials: "pd.DataFrame") -> "pd.DataFrame":
     """The same trials without their quality: scores of different texts and models have no mean that says anything."""
-    return trials.assign(metric=trials["metric"].mask(trials["metric"].str.startswith("quality", na=False)))
+    metric = trials["metric"].astype(object)
+    return trials.assign(metric=metric.mask(metric.str.startswith("quality", na=False)))
 
 
 def aggregated_measures(shown: Sequence[str]) -> tuple[Measure, ...]:

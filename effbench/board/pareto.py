@@ -33,6 +33,8 @@ class Front:
     metrics: tuple[str, ...]
     better: tuple[Better, ...]
     """Which way each is better."""
+    full_names: dict[str, str]
+    """What a metric is called in records, where a column's key or a score was asked for."""
     rows: "pd.DataFrame"
     """A row per stack that has all metrics, the front first: `stack`, a column of values per metric, `probability` (of being
     on the front; missing where the rounds cannot tell), `on_front` (by the estimates), `knee`, `dominated_by` (names, separated
@@ -88,10 +90,11 @@ def pareto(board: Leaderboard, metrics: Sequence[str]) -> Front:
         board=board,
         metrics=tuple(found.name for found in objectives),
         better=tuple(found.better for found in objectives),
+        full_names={found.name: found.metric for found in objectives},
         rows=_frame(entries, objectives, board),
         knee=None if knee is None else rows[knee].label,
         excluded=excluded,
-        notes=[*_notes(rows, probability, places)],
+        notes=[*_notes(rows, probability, places), *_hidden(board)],
     )
 
 
@@ -179,6 +182,11 @@ def _notes(rows: Sequence[Row], probability: Sequence[float | None], places: Seq
         )
     if behind:
         yield f"nor of {_listed(behind)}: by the estimates, one of those dominates it"
+
+
+def _hidden(board: Leaderboard) -> Iterator[str]:
+    if hidden := len(board.table.rows) - len(board.rows):
+        yield f"{hidden} rows are hidden by the filter; the front is that of all"
 
 
 def _listed(labels: Sequence[str]) -> str:

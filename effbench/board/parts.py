@@ -10,6 +10,7 @@ from effbench.board.view import View, choose, slices
 if TYPE_CHECKING:
     import pandas as pd
 
+OLDER = "trials of older code not shown"
 _PLACE = ["model", "workload"]
 _APART = ["methodology", "device", "weights", "settings"]
 """What else numbers must share to stand in one table; named in the title where there are several of it."""
@@ -45,13 +46,13 @@ def parts(
     is_baseline = _is_baseline(current, given) if view.where or view.by else pd.Series(True, index=current.index)
     chosen = choose(current, view, is_baseline).assign(place="")
     board = ["machine", "suite", *([] if view.aggregate else _PLACE)]
-    for ids, group in chosen.groupby(board, sort=True):
-        older_trials = int((older[board] == pd.Series(ids, index=board)).all(axis=1).sum())
-        notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
+    older_trials = {ids: len(trials) for ids, trials in older.groupby(board, observed=True).groups.items()}
+    for ids, group in chosen.groupby(board, sort=True, observed=True):
+        notes = [f"{older_trials[ids]} {OLDER}"] if ids in older_trials else []
         apart = [column for column in _APART if _several(group, column, view.aggregate)]
         several_sizes = group["world_size"].nunique() > 1
         notes += _apart_notes(apart)
-        for _, alike in group.groupby(apart or board, sort=True):
+        for _, alike in group.groupby(apart or board, sort=True, observed=True):
             named = [str(alike["settings"].iloc[0]) if c == "settings" else f"{c} {alike[c].iloc[0]}" for c in apart]
             for values, whole in slices(alike, view.by, is_baseline):
                 missing = _sliced_notes(alike, whole, view.by)
@@ -63,13 +64,13 @@ def parts(
 def _several(group: "pd.DataFrame", column: str, aggregate: bool) -> bool:
     """Whether there is more than one of it. Each model has weights and each workload settings of its own, in an aggregate too."""
     if aggregate and column in ("weights", "settings"):
-        return bool((group.groupby(_PLACE)[column].nunique() > 1).any())
+        return bool((group.groupby(_PLACE, observed=True)[column].nunique() > 1).any())
     return bool(group[column].nunique() > 1)
 
 
 def _placed(frame: "pd.DataFrame") -> "pd.DataFrame":
     """Marked with the model and workload, where there are several."""
-    place = frame["model"] + " on " + frame["workload"]
+    place = frame["model"].astype(str) + " on " + frame["workload"].astype(str)
     return frame.assign(place=place) if place.nunique() > 1 else frame
 
 
@@ -108,7 +109,7 @@ def _is_baseline(frame: "pd.DataFrame", given: Mapping[str, Any] | None) -> "pd.
     import pandas as pd
 
     found = pd.Series(False, index=frame.index)
-    for _, own in frame.groupby(["machine", "suite"]):
+    for _, own in frame.groupby(["machine", "suite"], observed=True):
         baseline = settings_of(own, given)[0].baseline
         found[own.index] = own["stack"] == baseline if baseline else own["techniques"] == "untouched"
     return found
@@ -125,7 +126,7 @@ def _apart_notes(apart: Sequence[str]) -> Iterator[str]:
 def _sliced_notes(whole: "pd.DataFrame", part: "pd.DataFrame", by: Sequence[str]) -> Iterator[str]:
     """Which stacks are in no slice, because they do not have the axis."""
     for axis in by:
-        without = whole.groupby("stack")[axis].apply(lambda column: column.isna().all())
+        without = whole.groupby("stack", observed=True)[axis].apply(lambda column: column.isna().all())
         names = [stack for stack in without.index[without] if not (part["stack"] == stack).any()]
         if names and not without.all():
             yield f"{', '.join(f'`{name}`' for name in names)}: no {axis}, and so in no slice by it"

@@ -85,7 +85,7 @@ def slices(
         yield {}, frame
         return
     axis, *others = by
-    values = frame[axis].map(_label)
+    values = frame[axis].astype(object).map(_label)
     for value in sorted(values.dropna().unique(), key=_order) or [None]:
         part = frame if value is None else _with_baseline(frame, values == value, is_baseline.loc[frame.index])
         own = {} if value is None else {axis: value}

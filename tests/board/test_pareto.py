@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import stdtr
 
 from effbench.board import noise as noise_module
-from effbench.board import objectives as objectives_module
 from effbench.board.leaderboard import build
 from effbench.board.noise import SharedNoise
 from effbench.board.pareto import default_metrics, pareto
+from effbench.board.rows import Shape, log_ratios
 from effbench.board.stats import quality_draws, ratio_interval
 from effbench.plugin import Summary
 from effbench.plugin.errors import InputError
@@ -94,27 +95,29 @@ def test_metrics_that_make_no_front(metrics, words):
 
 
 def test_each_marginal_is_the_t_interval_of_the_board(monkeypatch):
-    monkeypatch.setattr(noise_module, "DRAWS", 400_000)
+    monkeypatch.setattr(noise_module, "DRAWS", 100_000)
     rng = np.random.default_rng(1)
-    for count in (3, 4, 8):
+    for count in (3, 8):
         logs = rng.normal(0.3, 0.1, count)
         draws = logs.mean() + SharedNoise(range(count)).of_rounds(dict(enumerate(logs)))
         for level in (0.5, 0.95):
             expected = ratio_interval(logs, level)
-            found = np.exp(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
-            assert np.log(found) == pytest.approx(np.log([expected.low, expected.high]), abs=0.02 * np.log(expected.high))
+            low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+            width = np.log(expected.high / expected.low)
+            assert [low, high] == pytest.approx(np.log([expected.low, expected.high]), abs=0.02 * width)
 
 
 def test_the_difference_of_two_rows_is_drawn_from_their_paired_differences(monkeypatch):
-    monkeypatch.setattr(noise_module, "DRAWS", 400_000)
+    monkeypatch.setattr(noise_module, "DRAWS", 100_000)
     rng = np.random.default_rng(2)
     shared, own = rng.normal(0, 1, 5), rng.normal(0, 0.01, (2, 5))
     one, other = shared + own  # what a round does to both is a hundred times their own noise
     noise = SharedNoise(range(5))
     draws = [x.mean() + noise.of_rounds(dict(enumerate(x))) for x in (one, other)]
     expected = ratio_interval(one - other)
-    found = np.quantile(draws[0] - draws[1], [0.025, 0.975])
-    assert found == pytest.approx([np.log(expected.low), np.log(expected.high)], rel=0.02)
+    low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    width = np.log(expected.high / expected.low)
+    assert [low, high] == pytest.approx(np.log([expected.low, expected.high]), abs=0.02 * width)
 
 
 def test_documents_are_drawn_as_the_board_draws_them():
@@ -125,19 +128,31 @@ def test_documents_are_drawn_as_the_board_draws_them():
     assert found == pytest.approx(expected.draws)
 
 
-def test_the_probability_of_two_like_rows_is_calibrated(monkeypatch):
-    """With equal counts the noise of speed alone tells them apart, so over all records the probability is uniform."""
-    monkeypatch.setattr(noise_module, "DRAWS", 2000)
-    monkeypatch.setattr(objectives_module, "DRAWS", 2000)
+def test_the_probability_is_that_of_the_t_test():
+    """With equal counts speed alone decides, and one row is on the front unless the other is faster."""
+    board = board_of(measured({"full": (1, 1), "like": (1, 1)}, rounds=4, noise=0.05, seed=1))
+    rows = rows_of(pareto(board, ["train_speed", "trainable"]))
+    by_label = {row.label: row for row in board.table.rows}
+    logs = log_ratios(by_label["like"], by_label["full"], SPEED, {Shape(64, 2, "float32")})
+    expected = stdtr(3, logs.mean() / (logs.std(ddof=1) / 2))
+    assert 0.05 < expected < 0.95
+    assert rows.loc["like", "probability"] == pytest.approx(expected, abs=0.02)
+    assert rows["probability"].sum() == pytest.approx(1)
+
+
+def test_the_probability_of_like_rows_is_calibrated(monkeypatch):
+    """Of two rows with the same truth, the probability that one is better is uniform over all records that may come."""
+    monkeypatch.setattr(noise_module, "DRAWS", 1000)
+    rng = np.random.default_rng(4)
     found = []
-    for seed in range(120):
-        board = board_of(measured({"full": (1, 1), "like": (1, 1)}, rounds=3, noise=0.05, seed=seed))
-        rows = rows_of(pareto(board, ["train_speed", "trainable"]))
-        assert rows["probability"].sum() == pytest.approx(1)
-        found.append(rows.loc["like", "probability"])
-    # The normal distribution in place of t(2) would have 0.33 beyond these bounds; ± three standard errors.
-    assert np.mean([not 0.1 < p < 0.9 for p in found]) == pytest.approx(0.2, abs=0.11)
-    assert np.mean([not 0.25 < p < 0.75 for p in found]) == pytest.approx(0.5, abs=0.14)
+    for seed in range(600):
+        one, other = 0.1 * rng.normal(size=(2, 3)) + rng.normal(size=3)
+        noise = SharedNoise(range(3), seed)
+        draws = [x.mean() + noise.of_rounds(dict(enumerate(x))) for x in (one, other)]
+        found.append(np.mean(draws[0] > draws[1]))
+    # Three standard errors; the normal distribution in place of t(2) would have 0.33 and 0.15.
+    assert np.mean([not 0.1 < p < 0.9 for p in found]) == pytest.approx(0.2, abs=0.05)
+    assert np.mean([not 0.01 < p < 0.99 for p in found]) == pytest.approx(0.02, abs=0.02)
 
 
 def test_fewer_rounds_than_three_have_no_probability():
