@@ -17,7 +17,9 @@ LONGEST = 1000
 """Characters of an expression."""
 DEEPEST = 20
 """Levels of and, or, not and parentheses within each other."""
-GRAMMAR = "comparisons (== != < <= > >=, in [..]), and, or, not, parentheses, numbers, True, False, quoted text, names as lora.rank"
+GRAMMAR = (
+    "comparisons (== != < <= > >=, in [..]), and, or, not, parentheses, numbers, True, False, quoted text, names as lora.rank"
+)
 Value = bool | float | str | None
 """Of a cell of the table or a constant; None is missing."""
 _ORDER: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {

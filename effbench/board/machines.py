@@ -43,8 +43,8 @@ class SideBySide:
 def side_by_side(boards: Sequence[Leaderboard]) -> list[SideBySide]:
     """What several machines measured alike, for each suite, model, workload, world size and slice; empty for one machine.
 
-    Alike are boards of the same methodology, weights, settings, baseline, margin and metric. Where a machine measured otherwise,
-    a note says in what, and it stands in a table with those alike, or in none.
+    Alike are boards of the same methodology, weights, settings, baseline, margin and metric. Where a machine measured
+    otherwise, a note says in what, and it stands in a table with those alike, or in none.
     """
     found = []
     for _, group in groupby(sorted(boards, key=_what), key=_what):

@@ -20,6 +20,7 @@ from effbench.plugin.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+Flags = NDArray[np.bool_]
 OWN_COLUMNS = ("probability", "on_front", "knee", "dominated_by", "dominated_clearly")
 _MIN_FRONT = 3
 """Of two rows, neither lies between."""
@@ -53,14 +54,35 @@ def default_metrics(board: Leaderboard) -> tuple[str, ...]:
     return (wanted[0], board.quality_metric) if known.issuperset(wanted) else ()
 
 
+def fronts_of(boards: Sequence[Leaderboard]) -> list[Front]:
+    """The front of each board over the metrics of its settings, or else its default; without rows where it lacks them.
+
+    InputError where no board has a front.
+    """
+    fronts: list[Front] = []
+    problems: list[InputError] = []
+    for board in boards:
+        metrics = tuple(board.settings.front) or default_metrics(board)
+        try:
+            if not metrics:
+                raise InputError("no row has both a speed and a quality score: choose metrics")
+            fronts.append(pareto(board, metrics))
+        except InputError as problem:
+            problems.append(problem)
+            fronts.append(Front(board, (), (), {}, _frame([], (), board), None, {}, [f"no front: {problem}"]))
+    if problems and len(problems) == len(fronts):
+        raise problems[0]
+    return fronts
+
+
 def pareto(board: Leaderboard, metrics: Sequence[str]) -> Front:
     """The front of a board over two metrics or more, named as `objectives.objective` says.
 
     A row dominates another where it is at least as good on every metric and better on one. A row's probability of being on the
     front is the share of joint draws of all rows' means (see `noise`) in which no other dominates it; comparing uncertain
     designs by such probabilities is Teich's (2001, Pareto-front exploration with uncertain objectives) and Hughes's (2001,
-    Evolutionary multi-objective ranking with uncertainty and noise). It is of each row by itself, not adjusted for their number.
-    A row dominates clearly where it does in a share of 1 - VERDICT_LEVEL of the draws.
+    Evolutionary multi-objective ranking with uncertainty and noise). It is of each row by itself, whatever their
+    number. A row dominates clearly where it does in a share of 1 - VERDICT_LEVEL of the draws.
 
     The knee is the row of the front that has the smallest Euclidean distance to the ideal point (compromise programming, Zeleny
     1973), each metric scaled to its range over the front, ratios on the log scale.
@@ -78,7 +100,8 @@ def pareto(board: Leaderboard, metrics: Sequence[str]) -> Front:
     estimates = np.array([[place.estimate for place in own] for own in places]).reshape(len(rows), len(objectives))
     dominates = np.array([_dominates(own, estimates) for own in estimates], dtype=bool).reshape(len(rows), len(rows))
     probability, surely = _probabilities(places, dominates)
-    on_front, knee = ~dominates.any(axis=0), _knee(estimates, ~dominates.any(axis=0))
+    on_front: Flags = np.logical_not(dominates.any(axis=0))
+    knee = _knee(estimates, on_front)
     entries: list[dict[str, Any]] = []
     for j, row in enumerate(rows):
         clearly = surely[:, j] >= 1 - VERDICT_LEVEL
@@ -121,16 +144,15 @@ def _reference(board: Leaderboard, rows: Sequence[Row], objectives: Sequence[Obj
     return next(whole, None) or next(iter(rows), None)
 
 
-def _dominates(one: Array, others: Array) -> NDArray[np.bool_]:
+def _dominates(one: Array, others: Array) -> Flags:
     """Whether it dominates each of the others; metrics along the second axis of the others, draws along further ones."""
-    result: NDArray[np.bool_] = (one >= others).all(axis=1) & (one > others).any(axis=1)
-    return result
+    return np.asarray((one >= others).all(axis=1) & (one > others).any(axis=1), dtype=bool)
 
 
-def _probabilities(places: Sequence[Sequence[Place]], dominates: NDArray[np.bool_]) -> tuple[list[float | None], Array]:
+def _probabilities(places: Sequence[Sequence[Place]], dominates: Flags) -> tuple[list[float | None], Array]:
     """Each row's of being on the front, and each pair's that the first dominates the second (0 where that is not known).
 
-    A row that lacks draws has none, nor has one that it dominates by the estimates: not knowing is no sign of being on the front.
+    A row that lacks draws has none, nor has one that it dominates by the estimates: not knowing is no sign of being ahead.
     """
     count = len(places)
     known = [i for i, own in enumerate(places) if all(place.draws is not None for place in own)]
@@ -149,7 +171,7 @@ def _probabilities(places: Sequence[Sequence[Place]], dominates: NDArray[np.bool
     return found, surely
 
 
-def _knee(estimates: Array, on_front: NDArray[np.bool_]) -> int | None:
+def _knee(estimates: Array, on_front: Flags) -> int | None:
     """The row of the front that is nearest to the ideal point."""
     front = np.flatnonzero(on_front)
     if len(front) < _MIN_FRONT:
@@ -177,8 +199,8 @@ def _notes(rows: Sequence[Row], probability: Sequence[float | None], places: Seq
     behind = [row.label for row, p in zip(rows, probability, strict=True) if p is None and row.label not in few]
     if few:
         yield (
-            f"no probability of {_listed(few)}: it takes {MIN_ROUNDS} rounds with the baseline in one session, and the scores of "
-            "single documents for one of quality"
+            f"no probability of {_listed(few)}: it takes {MIN_ROUNDS} rounds with the baseline in one session, and for "
+            "quality the scores of single documents"
         )
     if behind:
         yield f"nor of {_listed(behind)}: by the estimates, one of those dominates it"
@@ -186,7 +208,7 @@ def _notes(rows: Sequence[Row], probability: Sequence[float | None], places: Seq
 
 def _hidden(board: Leaderboard) -> Iterator[str]:
     if hidden := len(board.table.rows) - len(board.rows):
-        yield f"{hidden} rows are hidden by the filter; the front is that of all"
+        yield f"{hidden} of {len(board.table.rows)} rows are hidden; the front is that of all"
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -37,9 +37,7 @@ class Part:
         return sorted(place for place in self.trials["place"].unique() if place)
 
 
-def parts(
-    current: "pd.DataFrame", older: "pd.DataFrame", given: Mapping[str, Any] | None, view: View
-) -> "Iterator[Part]":
+def parts(current: "pd.DataFrame", older: "pd.DataFrame", given: Mapping[str, Any] | None, view: View) -> "Iterator[Part]":
     """All boards' trials, of those that the view chooses; world sizes stand in tables of their own, one after another."""
     import pandas as pd
 
@@ -58,11 +56,14 @@ def parts(
                 missing = _sliced_notes(alike, whole, view.by)
                 details = [*named, *(f"{axis} {value}" for axis, value in values.items())]
                 placed = _placed(whole) if view.aggregate else whole
-                yield from _world_sizes(placed, given, details, values, [*notes, *missing], several_sizes)
+                for world_size, own in _world_sizes(placed, given):
+                    size = [f"world_size {world_size}"] if several_sizes else []
+                    across = placed if world_size == placed["world_size"].max() else None
+                    yield Part(own, list(dict.fromkeys([*details, *size])), values, [*notes, *missing], across)
 
 
 def _several(group: "pd.DataFrame", column: str, aggregate: bool) -> bool:
-    """Whether there is more than one of it. Each model has weights and each workload settings of its own, in an aggregate too."""
+    """Whether there is more than one of it. In an aggregate, each model has weights and each workload settings of its own."""
     if aggregate and column in ("weights", "settings"):
         return bool((group.groupby(_PLACE, observed=True)[column].nunique() > 1).any())
     return bool(group[column].nunique() > 1)
@@ -74,23 +75,12 @@ def _placed(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.assign(place=place) if place.nunique() > 1 else frame
 
 
-def _world_sizes(
-    whole: "pd.DataFrame",
-    given: Mapping[str, Any] | None,
-    details: list[str],
-    values: dict[str, str],
-    notes: list[str],
-    named: bool,
-) -> "Iterator[Part]":
-    """One part for each, and what is beside them in none but those that need it."""
-    beside = whole["beside"] if "beside" in whole else whole["place"] != whole["place"]
-    sizes = whole[~beside].groupby("world_size", sort=True)
-    largest = whole["world_size"].max()
-    for world_size, own in sizes:
-        part = own if world_size == 1 else _with_reference(own, whole, given)
-        title = [*details, f"world_size {world_size}"] if named else details
-        across = whole if world_size == largest else None
-        yield Part(part, list(dict.fromkeys(title)), values, notes, across)
+def _world_sizes(whole: "pd.DataFrame", given: Mapping[str, Any] | None) -> "Iterator[tuple[int, pd.DataFrame]]":
+    """The trials of each, with the baseline's on a single rank where that is what they are compared with."""
+    own = whole[~whole["beside"]] if "beside" in whole else whole
+    for world_size, trials in own.groupby("world_size", sort=True):
+        size = int(str(world_size))
+        yield size, trials if size == 1 else _with_reference(trials, whole, given)
 
 
 def _with_reference(own: "pd.DataFrame", together: "pd.DataFrame", given: Mapping[str, Any] | None) -> "pd.DataFrame":

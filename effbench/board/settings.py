@@ -44,6 +44,8 @@ class Settings(BaseModel):
     fit_from: int | None = None
     columns: list[Annotated[str, Field(pattern=r"^\w+\.\w+$")]] = []
     """Further metrics that its tables show."""
+    front: list[str] = []
+    """The metrics of its Pareto front; what it ranks by and its quality where none are given."""
 
 
 def settings_of(frame: "pd.DataFrame", given: Mapping[str, Any] | None) -> tuple[Settings, list[str]]:

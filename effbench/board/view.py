@@ -42,8 +42,8 @@ class View:
             ours, others = sorted(part.names & known), sorted(part.names - known)
             if ours and others:
                 raise InputError(
-                    f"filter {part.text!r}: {', '.join(ours)} chooses trials before they are compared, {', '.join(others)} rows "
-                    "afterwards; join such conditions by `and` alone"
+                    f"filter {part.text!r}: {', '.join(ours)} chooses trials before they are compared, {', '.join(others)} "
+                    "rows afterwards; join such conditions by `and` alone"
                 )
             if not part.names:
                 raise InputError(f"filter {part.text!r} names nothing that differs between trials or rows")
@@ -168,5 +168,3 @@ def _best_rank(rank: Any) -> float | None:
 
 def _sortable(column: "pd.Series[Any]") -> "pd.Series[Any]":
     return column if column.dtype.kind in "fiu" else column.map(lambda value: None if value is None else str(value))
-
-

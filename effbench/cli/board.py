@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 ResultsArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A results folder, or any folder within it.")]
 FilterOption = Annotated[
     str | None,
-    typer.Option("--filter", metavar="EXPR", help="Only these trials or rows, e.g. 'seq_len >= 128 and train_speed_ratio > 1'."),
+    typer.Option(
+        "--filter", metavar="EXPR", help="Only these trials or rows, e.g. 'seq_len >= 128 and train_speed_ratio > 1'."
+    ),
 ]
 
 
@@ -25,7 +27,8 @@ def board(
     ] = "table",
     filter_: FilterOption = None,
     by: Annotated[
-        list[str] | None, typer.Option("--by", metavar="AXIS", help="A board for each value of it, e.g. seq_len; may be repeated.")
+        list[str] | None,
+        typer.Option("--by", metavar="AXIS", help="A board for each value of it, e.g. seq_len; may be repeated."),
     ] = None,
     aggregate: Annotated[
         bool, typer.Option("--aggregate", help="One board per suite and machine, over all models and workloads.")

@@ -9,6 +9,7 @@ from effbench.plugin import Reporter, TextReporter, hookimpl
 from .layout import Section, in_markdown, in_terminal
 from .lengths import length_legend, length_tables
 from .machines import machine_sections
+from .pareto import ParetoCsvReporter, ParetoJsonReporter, ParetoMarkdownReporter, ParetoTableReporter
 from .tables import heading, legend, tables
 from .text import missing
 from .world_sizes import world_size_legend, world_size_tables
@@ -110,7 +111,7 @@ class WorldSizesCsvReporter(TextReporter):
 
 
 class MachinesJsonReporter(TextReporter):
-    """What several machines measured alike, side by side: a list of tables, each with its notes and a row per stack and machine."""
+    """What several machines measured alike: a list of tables, each with its notes and a row per stack and machine."""
 
     name: ClassVar = "machines-json"
     file: ClassVar = "machines.json"
@@ -184,5 +185,9 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         WorldSizesCsvReporter,
         JsonReporter,
         MachinesJsonReporter,
+        ParetoTableReporter,
+        ParetoMarkdownReporter,
+        ParetoCsvReporter,
+        ParetoJsonReporter,
     ):
         register(reporter)

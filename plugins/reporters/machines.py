@@ -41,11 +41,12 @@ def _section(table: "SideBySide") -> Section:
 
 
 def _columns(table: "SideBySide", show: Callable[[Entry], str]) -> list[Column]:
-    """One for each machine; a stack that it did not measure has none of its figures."""
-    return [
-        Column(clean(machine), lambda e, machine=machine: show(e[machine]) if machine in e else MISSING)
-        for machine in table.machines
-    ]
+    """One for each machine, empty where it did not measure a stack."""
+    return [_column(machine, show) for machine in table.machines]
+
+
+def _column(machine: str, show: Callable[[Entry], str]) -> Column:
+    return Column(clean(machine), lambda e: show(e[machine]) if machine in e else MISSING)
 
 
 def _speed(entry: Entry) -> str:

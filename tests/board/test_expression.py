@@ -33,7 +33,7 @@ def chosen(text):
         ("seq_len in (64, 512)", [0, 2]),
         ("seq_len not in [64, 512]", [1]),
         ("lora.rank >= 4", [1, 2]),
-        ("stack == \"it's\"", [2]),
+        ('stack == "it\'s"', [2]),
         ("stack < 'g'", [0]),
         ("verdict == 'FASTER' or seq_len > 500", [1, 2]),
         ("not (verdict == 'FASTER' or seq_len > 500)", [0]),

@@ -231,7 +231,11 @@ def scored(tmp_path):
     for record in trials(rounds=4):
         shift = {"full": 0.0, "fast": 0.5, "same": 0.0}[record.cell.stack]
         scores = (np.linspace(2, 3, 40) + shift + rng.normal(0, 0.005, 40)).tolist()
-        write(folder, record.model_copy(update={"quality": QualityScores(scores={"bits_per_byte": np.mean(scores)}, n=40)}), scores)
+        write(
+            folder,
+            record.model_copy(update={"quality": QualityScores(scores={"bits_per_byte": np.mean(scores)}, n=40)}),
+            scores,
+        )
     return build(tmp_path, SETTINGS)[0]
 
 

@@ -43,7 +43,9 @@ def two_places(**changes):
 
 def test_a_filter_on_an_axis_chooses_trials_before_they_are_compared():
     records = [
-        r.model_copy(update={"metrics": {"train.tokens_per_s": Summary(median=9 * r.metrics["train.tokens_per_s"].median, unit="")}})
+        r.model_copy(
+            update={"metrics": {"train.tokens_per_s": Summary(median=9 * r.metrics["train.tokens_per_s"].median, unit="")}}
+        )
         if (r.cell.stack, r.cell.seq_len) == ("fast", 128)
         else r
         for r in trials(shapes=(64, 128))
