@@ -27,7 +27,10 @@ def aggregate_notes(places: Sequence[str], rows: Sequence[Row], ranked_by: str |
     """Over what it is, on how many cells, which stacks lack some, and what is not averaged; nothing of a board of one place."""
     if not places:
         return
-    yield f"aggregate of {', '.join(places)}: ratios are geometric means over the cells that all compared stacks completed"
+    yield (
+        f"aggregate of {', '.join(places)}: ratios are geometric means over the cells that all compared stacks completed; "
+        "rounds of different models and workloads are paired in their order"
+    )
     if ranked_by:
         everywhere = {shape for row in rows for shape in row.shapes(ranked_by)}
         common = common_shapes(rows, ranked_by)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -196,15 +197,30 @@ def log_ratios(row: Row, other: Row, metric: str, shapes: set[Shape]) -> Array:
 
 
 def log_ratios_by_round(row: Row, other: Row, metric: str, shapes: set[Shape]) -> dict[int, float]:
-    """The same by round, in order."""
+    """The same by round, in order.
+
+    Rounds of different places are different runs, so over several a round is the first complete one of each, then the second of
+    each, and so on: a disturbed trial of one workload does not cost another's.
+    """
     mine, theirs = row.values.get(metric, {}), other.values.get(metric, {})
-    rounds: dict[int, dict[Shape, list[float]]] = {}
+    places: dict[str, set[Shape]] = {}
+    for shape in sorted(shapes):
+        places.setdefault(shape.place, set()).add(shape)
+    rounds: dict[str, dict[int, dict[Shape, list[float]]]] = {place: {} for place in places}
     for trial in mine.keys() & theirs.keys():
         if trial.shape in shapes and mine[trial] > 0 and theirs[trial] > 0:
-            found = rounds.setdefault(trial.round, {}).setdefault(trial.shape, [])
+            found = rounds[trial.shape.place].setdefault(trial.round, {}).setdefault(trial.shape, [])
             found.append(math.log(mine[trial] / theirs[trial]))
-    complete = {number: rounds[number] for number in sorted(rounds) if rounds[number].keys() == shapes}
-    return {number: fmean(fmean(logs) for logs in by_shape.values()) for number, by_shape in complete.items()}
+    complete = [
+        {number: by_shape for number, by_shape in sorted(rounds[place].items()) if by_shape.keys() == own}
+        for place, own in places.items()
+    ]
+    together = zip(*(by_round.values() for by_round in complete), strict=False)
+    numbers = complete[0] if len(complete) == 1 else count(1)
+    return {
+        number: fmean(fmean(logs) for by_shape in parts for logs in by_shape.values())
+        for number, parts in zip(numbers, together, strict=False)
+    }
 
 
 def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -> QualityDraws | None:

@@ -197,6 +197,17 @@ def test_an_aggregate_is_over_common_cells_and_says_what_was_lost():
     assert "1 of 2 cells of `fast`: oom" in board.notes
 
 
+def test_a_disturbed_round_of_one_workload_does_not_cost_the_others_theirs():
+    def disturbed(record):
+        round_number = 1 if record.cell.workload == "docs" else 2
+        return record.model_copy(update={"dirty": "others"}) if record.round == round_number else record
+
+    four = [*trials(rounds=4), *moved(trials({"full": 10, "fast": 80, "same": 10}, rounds=4), workload="code")]
+    [board] = boards_of(map(disturbed, four), aggregate=True)
+    assert rows_of(board).loc["fast", "train_speed_ratio"] == pytest.approx(4, rel=0.02)
+    assert rows_of(board).loc["fast", "train_speed_verdict"] == "FASTER"  # three rounds each, two in common
+
+
 def test_what_may_not_be_ranked_somewhere_is_not_ranked_in_the_aggregate():
     records = [
         r.model_copy(update={"quality": QualityScores(scores={"bits_per_byte": 9.0}, n=4)})
