@@ -27,7 +27,7 @@ class ParetoReporter(TextReporter):
     def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
         """None where no board has both metrics of its front."""
         try:
-            return super().files(boards)
+            return super().files(boards) if boards else {}
         except InputError:
             return {}
 
