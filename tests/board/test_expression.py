@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,3 +143,11 @@ def test_numbers_and_text_are_not_compared(text):
 
 def test_a_number_beyond_all_bounds_is_only_large():
     assert chosen(f"seq_len < {'9' * 400}") == [0, 1, 2]
+
+
+def test_the_examples_of_the_documentation_are_expressions():
+    text = (Path(__file__).parents[2] / "docs" / "leaderboards.md").read_text()
+    examples = re.findall(r'--filter "(.+?)"', text)
+    assert len(examples) > 1
+    for example in examples:
+        assert parse(example).names
