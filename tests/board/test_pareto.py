@@ -8,6 +8,7 @@ from scipy.special import stdtr
 from effbench.board import noise as noise_module
 from effbench.board.leaderboard import build
 from effbench.board.noise import SharedNoise
+from effbench.board.objectives import objective
 from effbench.board.pareto import default_metrics, pareto
 from effbench.board.rows import Shape, log_ratios
 from effbench.board.stats import quality_draws, ratio_interval
@@ -246,6 +247,17 @@ def test_quality_beside_speed(scored):
     assert 0.05 < rows.loc["same", "probability"] < 0.95 or 0.05 < rows.loc["full", "probability"] < 0.95
     assert rows["bits_per_byte"].to_dict() == scored.rows.set_index("stack")["quality"].to_dict()
     assert pd.isna(scored.rows.set_index("stack").loc["fast", "rank"])  # below the floor, and still on this front
+
+
+@pytest.mark.parametrize(("name", "key"), [("train_speed", "train_speed"), ("bits_per_byte", "quality")])
+def test_a_rows_draws_have_the_interval_of_the_board(scored, name, key):
+    rows = {row.label: row for row in scored.table.rows}
+    found = objective(scored, name).place(rows["same"], rows["full"], SharedNoise(range(1, 5)))
+    ends = np.quantile(found.draws, [0.025, 0.975])
+    own = scored.rows.set_index("stack").loc["same"]
+    shown = np.array([own[f"{key}_low"], own[f"{key}_high"]])
+    expected = np.log(shown) if key == "train_speed" else -shown[::-1]
+    assert ends == pytest.approx(expected, abs=0.06 * np.ptp(expected))
 
 
 def test_scores_without_documents_have_no_probability():
