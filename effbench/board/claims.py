@@ -18,7 +18,7 @@ from effbench.board.evidence import (
     steps_along,
     value,
 )
-from effbench.board.leaderboard import OLDER
+from effbench.board.parts import OLDER
 from effbench.board.stats import MIN_ROUNDS, VERDICT_LEVEL, Interval
 from effbench.board.verdict import UNCLEAR
 from effbench.plan.claim import Claim

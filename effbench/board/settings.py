@@ -46,6 +46,8 @@ class Settings(BaseModel):
     columns: list[Annotated[str, Field(pattern=r"^\w+\.\w+$")]] = []
     """Further metrics that its tables show."""
     claims: list[Claim] = []
+    front: list[str] = []
+    """The metrics of its Pareto front; what it ranks by and its quality where none are given."""
 
 
 def settings_of(frame: "pd.DataFrame", given: Mapping[str, Any] | None) -> tuple[Settings, list[str]]:
