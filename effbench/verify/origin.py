@@ -59,8 +59,8 @@ def _raw(trial: Trial) -> Iterator[tuple[float, ...]]:
 def _measured(record: Record) -> Iterator[tuple[float, float]]:
     """(median time, throughput) of each timed action.
 
-    Counts and bytes are equal by nature, and one duration may be by chance, for a clock's steps are finite. A median and a rate,
-    which is of the mean, are not both: with steps of 1 ns and a noise of 0.1 ms, once in 10¹⁰ pairs of trials or less.
+    Counts and bytes are equal by nature, and one duration may be by chance, for a clock's steps are finite. A median and a
+    rate, which is of the mean, are not both: with steps of 1 ns and a noise of 0.1 ms, once in 10¹⁰ pairs of trials or less.
     """
     for action in actions(record):
         time, rate = record.metrics.get(action.time), record.metrics.get(action.rate or "")
