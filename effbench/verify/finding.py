@@ -18,6 +18,7 @@ SEVERITIES: Mapping[str, Severity] = MappingProxyType(
         "machine": "error",
         "suite": "error",
         "sidecar": "error",
+        "packed": "error",
         "stray": "warning",
         "private": "warning",
         # What the trial says of itself

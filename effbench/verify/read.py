@@ -22,7 +22,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _RECORD_LIMIT = 2**20  # a record is ≤ 10 KB; what is a hundred times larger was not written by us
 _NOT_RECORDS = frozenset({"machine.json", "suite.json"})
-_SIDECAR = ".samples.zst"
+_SIDECAR, _PACK = ".samples.zst", ".parquet"
 _HOME = re.compile(rb"(/home/|/Users/|/root/|[A-Z]:\\\\+Users)")
 """Below these lie the folders of users, by their names."""
 
@@ -99,7 +99,7 @@ def read_folders(path: Path, findings: list[Finding]) -> list[SuiteFolder]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for file in folder.rglob("*"):
-        if file.name.endswith((".json", _SIDECAR)) and file.name not in _NOT_RECORDS and not file.name.startswith("."):
+        if file.name.endswith((".json", _SIDECAR, _PACK)) and file.name not in _NOT_RECORDS and not file.name.startswith("."):
             yield file
 
 
@@ -169,6 +169,8 @@ def _strays(folder: SuiteFolder, files: list[Path], top: Path) -> Iterator[Findi
     for file in files:
         if file.name.endswith(_SIDECAR) and file.name not in named:
             yield Finding("stray", "raw samples of no record", _relative(file, top))
+        if file.name.endswith(_PACK):
+            yield Finding("packed", "a Parquet file; share the records that it was made of", _relative(file, top))
 
 
 def _content(file: Path) -> bytes:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from effbench.plan.suite import Suite
 from effbench.plugin.discovery import discover
 from effbench.plugin.errors import InputError
 from effbench.store.store import Store
@@ -392,6 +391,11 @@ def test_files_that_are_no_records(folder, catalog):
     os.symlink("/etc/hostname", folder / "link.r1.json")
     report = verify(folder.parent.parent, catalog)
     assert [finding.code for finding in report.findings] == ["unreadable"] * 4
+
+
+def test_packs_are_not_taken_for_records(folder, catalog):
+    (folder / "records-1.parquet").write_bytes(b"PAR1")
+    assert codes(folder, catalog) == {"packed"}
 
 
 def test_raw_samples_are_read_beside_a_record_and_nowhere_else(folder, catalog):
