@@ -44,8 +44,8 @@ def _timed(trial: Trial, action: Action, samples: Sequence[float]) -> Iterator[F
     if summary is None:
         return  # a meter that the suite leaves out, or a finding of its own
     total = summary.n + (summary.warmup or 0)
-    every = -(-total // KEPT_SAMPLES)
-    if not samples or len(samples) != -(-total // every) or min(samples) <= 0 or not all(map(math.isfinite, samples)):
+    every = -(-total // KEPT_SAMPLES) or 1
+    if not samples or len(samples) != -(-total // every) or min(samples) <= 0:
         have = f"{len(samples)} for n = {summary.n} after {summary.warmup or 0} of warm-up"
         yield trial.finding("samples", f"{action.time}: the raw samples are not those of the summary", have)
         return
@@ -58,6 +58,9 @@ def _timed(trial: Trial, action: Action, samples: Sequence[float]) -> Iterator[F
     yield from _median(trial, action, summary, [sample / action.parts for sample in kept], thinned=every > 1)
     rate = trial.record.metrics.get(action.rate or "")
     if rate is not None:
+        if rate.n != summary.n:
+            detail = f"{rate.n}, {action.time} has {summary.n}"
+            yield trial.finding("samples", f"{action.rate} is of another number of samples than its time", detail)
         yield from _throughput(trial, action, rate, kept, thinned=every > 1)
 
 

@@ -2,17 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import product
-from typing import Any
+from itertools import islice
 
 from effbench.plan.suite import Suite
 from effbench.plugin.cell import Cell, canonical_json
 from effbench.verify.finding import Finding
-from effbench.verify.membership import axes_of
-from effbench.verify.read import SuiteFolder, Trial
+from effbench.verify.membership import Point, axes_of, points_of
+from effbench.verify.read import MOST_ROUNDS, SuiteFolder, Trial
 
 _DIRTY, _MOSTLY_DIRTY = 0.05, 1 / 3
 """Shares of good trials: beyond the first a board loses precision, beyond the second the machine was not fit to measure on."""
+_MOST_POINTS = 100_000
+"""A suite may come from anyone, and a few axes are quickly more than a lifetime of cells."""
 
 
 def check_coverage(folder: SuiteFolder) -> Iterator[Finding]:
@@ -50,45 +51,33 @@ def _rounds(folder: SuiteFolder, suite: Suite) -> Iterator[Finding]:
         found[trial.record.cell_id].add(trial.record.round)
         if trial.record.status == "ok":
             measured[trial.record.cell_id] = trial.record.cell
-        if trial.record.round < 1:
-            yield trial.finding("rounds", "rounds count from 1", str(trial.record.round))
     for cell_id, cell in measured.items():
         own = suite.for_workload.get(cell.workload)
         asked = min(suite.rounds, own.rounds) if own and own.rounds else suite.rounds
         # `--rounds` and `--until-clear` go beyond that, and leave no gap either.
-        missing = sorted({*range(1, max(asked, *found[cell_id]) + 1)} - found[cell_id])
+        missing = sorted({*range(1, max(min(asked, MOST_ROUNDS), *found[cell_id]) + 1)} - found[cell_id])
         if missing:
             detail = f"{cell_id} lacks {', '.join(map(str, missing[:10]))} of {asked}"
             yield folder.finding("rounds", "a cell lacks rounds of its suite", detail)
 
 
 def _missing_cells(folder: SuiteFolder, suite: Suite) -> Iterator[Finding]:
-    """Stacks, models, workloads and shapes that have no record at all, not even of why they are skipped."""
+    """Points of the suite that have no record at all, not even of why they are skipped."""
     found: dict[str, set[int]] = defaultdict(set)
     spread: set[str] = set()
     for cell in (trial.record.cell for trial in folder.trials):
-        found[_point(cell.stack, cell.model, cell.workload, cell.seq_len, cell.paired_batch, cell.option_axes)].add(
-            cell.world_size
-        )
+        point = Point(cell.stack, cell.model, cell.workload, cell.seq_len, cell.paired_batch, cell.option_axes)
+        found[canonical_json(point)].add(cell.world_size)
         spread |= {cell.stack} if cell.world_size > 1 else set()
-    for stack, workload in product(suite.stacks, suite.workloads):
-        axes = axes_of(suite, workload)
-        techniques = {use.technique for use in suite.stacks[stack].use}
-        options = {axis: values for axis, values in suite.axes.items() if axis.partition(".")[0] in techniques}
-        own = suite.for_workload.get(workload)
-        shapes = product((own and own.models) or suite.models, axes["seq_len"], axes["batch_size"], product(*options.values()))
-        for model, seq_len, batch, values in shapes:
-            chosen = dict(zip(options, values, strict=True))
-            sizes = found[_point(stack, model, workload, seq_len, batch, chosen)]
-            # Which stacks spread over ranks is the techniques' to know: those that were measured on several do.
-            if not sizes or (stack in spread and not sizes >= set(axes["world_size"])):
-                words = [model, workload, f"seq_len {seq_len}", f"batch_size {batch}", *(f"{k} {v}" for k, v in chosen.items())]
-                words += [f"world_size {size}" for size in axes["world_size"] if stack in spread and size not in sizes]
-                yield folder.finding("missing-cells", f"stack {stack} has cells without any record", ", ".join(words))
-
-
-def _point(*values: Any) -> str:
-    return canonical_json(values)
+    for point in islice(points_of(suite), _MOST_POINTS):
+        sizes = found[canonical_json(point)]
+        # Which stacks spread over ranks is the techniques' to know: those that were measured on several do.
+        asked = set(axes_of(suite, point.workload)["world_size"]) if point.stack in spread else sizes
+        if not sizes or not sizes >= asked:
+            words = [point.model, point.workload, f"seq_len {point.seq_len}", f"batch_size {point.batch_size}"]
+            words += [f"{axis} {value}" for axis, value in point.options.items()]
+            words += [f"world_size {size}" for size in sorted(asked - sizes)]
+            yield folder.finding("missing-cells", f"stack {point.stack} has cells without any record", ", ".join(words))
 
 
 def _baselines(folder: SuiteFolder, baseline: str) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """Whether a record's cell is one of its suite's, and its seed the round's."""
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 from effbench.launch.requests import seed_of
 from effbench.plan.plan import merged
@@ -13,14 +14,39 @@ from effbench.verify.read import SuiteFolder, Trial
 
 def check_membership(folder: SuiteFolder) -> Iterator[Finding]:
     """Every record of a folder against its suite.json."""
-    for trial in folder.trials if folder.suite else ():
-        yield from _check(trial, folder.suite)  # type: ignore[arg-type]  # mypy does not see that there is one here
+    if folder.suite:
+        for trial in folder.trials:
+            yield from _check(trial, folder.suite)
 
 
 def axes_of(suite: Suite, workload: str) -> dict[str, list[Any]]:
     """The plain axes with the values that this workload has."""
     own = suite.for_workload.get(workload, ForWorkload())
     return {"seq_len": [128], "batch_size": [1], "world_size": [1]} | suite.axes | own.axes
+
+
+class Point(NamedTuple):
+    """Where a suite has a cell, or one for each world size."""
+
+    stack: str
+    model: str
+    workload: str
+    seq_len: int
+    batch_size: int
+    """The one at which stacks are compared."""
+    options: dict[str, Any]
+    """Values of the option axes that the stack has."""
+
+
+def points_of(suite: Suite) -> Iterator[Point]:
+    """All of them, without asking techniques and workloads which they support: those have records of being skipped."""
+    for stack, workload in product(suite.stacks, suite.workloads):
+        axes, own = axes_of(suite, workload), suite.for_workload.get(workload, ForWorkload())
+        techniques = {use.technique for use in suite.stacks[stack].use}
+        options = {axis: values for axis, values in suite.axes.items() if axis.partition(".")[0] in techniques}
+        values = [own.models or suite.models, axes["seq_len"], axes["batch_size"], *options.values()]
+        for model, seq_len, batch_size, *chosen in product(*values):
+            yield Point(stack, model, workload, seq_len, batch_size, dict(zip(options, chosen, strict=True)))
 
 
 def _check(trial: Trial, suite: Suite) -> Iterator[Finding]:

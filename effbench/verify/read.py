@@ -5,13 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import zstandard
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from effbench.plan.suite import Suite
-from effbench.plugin.cell import Cell
 from effbench.plugin.errors import InputError
 from effbench.store.machine import Machine
 from effbench.store.record import Record
@@ -21,25 +20,32 @@ from effbench.verify.finding import Finding
 M = TypeVar("M", bound=BaseModel)
 
 _RECORD_LIMIT = 2**20  # a record is ≤ 10 KB; what is a hundred times larger was not written by us
+_LARGEST = 10**9
+MOST_ROUNDS = 10_000
+"""Many times what anybody measures; lists of rounds are made up to it."""
 _NOT_RECORDS = frozenset({"machine.json", "suite.json"})
 _SIDECAR, _PACK = ".samples.zst", ".parquet"
 _HOME = re.compile(rb"(/home/|/Users/|/root/|[A-Z]:\\\\+Users)")
 """Below these lie the folders of users, by their names."""
 
 
+Figure = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+"""Of seconds, losses and scores there are no larger ones, and sums of these do not overflow."""
+
+
 class PerSample(BaseModel):
     """Scores of every document."""
 
     names: list[str]
-    weights: list[float]
-    per_sample: dict[str, list[float]]
-    chance: dict[str, list[float]] = {}
+    weights: list[Figure]
+    per_sample: dict[str, list[Figure]]
+    chance: dict[str, list[Figure]] = {}
 
 
 class Sidecar(BaseModel):
     """What lies beside a record."""
 
-    samples: dict[str, list[float]] = {}
+    samples: dict[str, list[Figure]] = {}
     """Seconds by what was timed, and the curve of the loss."""
     quality: PerSample | None = None
 
@@ -125,7 +131,7 @@ def _read_trial(file: Path, name: str, findings: list[Finding]) -> Trial | None:
         return None
     try:
         record = Record.model_validate_json(content)
-        _check_sizes(record.cell)
+        _check_sizes(record)
     except ValueError as error:
         broken = isinstance(error, ValidationError) and error.errors()[0]["type"] == "json_invalid"
         code, what = ("unreadable", "not JSON, or cut off") if broken else ("schema", "not a trial record")
@@ -136,10 +142,17 @@ def _read_trial(file: Path, name: str, findings: list[Finding]) -> Trial | None:
     return Trial(file, name, record, _read_sidecar(file, name, record, findings))
 
 
-def _check_sizes(cell: Cell) -> None:
+def _check_sizes(record: Record) -> None:
+    """ValueError for numbers that are none of a trial's, with which nothing could be computed."""
+    cell = record.cell
     sizes = (cell.seq_len, cell.batch_size, cell.world_size, cell.data_ranks, cell.threads, cell.steps, cell.new_tokens)
-    if min(sizes) < 1:
-        raise ValueError("cell: sizes, ranks, threads, steps and tokens are whole numbers from 1")
+    if min(sizes) < 1 or max(sizes) > _LARGEST:
+        raise ValueError(f"cell: sizes, ranks, threads, steps and tokens are whole numbers from 1 to {_LARGEST}")
+    if not 1 <= record.round <= MOST_ROUNDS:
+        raise ValueError(f"round: a whole number from 1 to {MOST_ROUNDS}")
+    counts = [count for summary in record.metrics.values() for count in (summary.n, summary.warmup or 0)]
+    if counts and (min(counts) < 0 or max(counts) > _LARGEST):
+        raise ValueError(f"metrics: samples are counted from 0 to {_LARGEST}")
 
 
 def _read_sidecar(file: Path, name: str, record: Record, findings: list[Finding]) -> Sidecar | None:

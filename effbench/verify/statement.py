@@ -13,6 +13,7 @@ from effbench.verify.read import SuiteFolder, Trial
 
 _COUNTED = {"apply": ("parameters.total",), "train": ("parameters.trainable",), "infer": ("checkpoint.bytes",)}
 """By phase, what it always counts."""
+_PEAKS = {phase: f"{phase}.peak_memory_bytes" for phase in ("train", "infer")}
 _NEVER_NEGATIVE = frozenset({"s", "tokens/s", "B", "FLOP", "J", "bit", "steps", "share"})
 
 
@@ -39,12 +40,13 @@ def check_statement(trial: Trial, folder: SuiteFolder, known: Known) -> Iterator
         yield from _phases(trial)
         yield from _required(trial, folder.suite.meters if folder.suite else None, known)
         yield from _quality(trial)
-        yield from _conditions(trial)
+        yield from _conditions(trial, folder)
     elif not trial.record.error:
         yield trial.finding("phases", "a trial that did not end well gives no reason", trial.record.status)
-    timed = {name for action in actions(trial.record) for name in (action.time, action.rate)}
+    positive = {"parameters.trainable", *_PEAKS.values()}
+    positive |= {name for action in actions(trial.record) for name in (action.time, action.rate) if name}
     for name, summary in trial.record.metrics.items():
-        yield from _summary(trial, name, summary, positive=name in timed)
+        yield from _summary(trial, name, summary, positive=name in positive)
         yield from _unit(trial, name, summary, known)
 
 
@@ -65,7 +67,7 @@ def _required(trial: Trial, chosen: Collection[str] | None, known: Known) -> Ite
     for name in wanted:
         if name not in record.metrics and known.measured(name, chosen):
             yield trial.finding("metrics", f"{name} is missing though its phase is ok")
-    for name in (f"{phase}.peak_memory_bytes" for phase in ("train", "infer") if phase in done):
+    for name in (peak for phase, peak in _PEAKS.items() if phase in done):
         if name not in record.metrics and known.measured(name, chosen):
             yield trial.finding("no-memory", f"{name} is missing: this system does not tell")
 
@@ -76,13 +78,21 @@ def _quality(trial: Trial) -> Iterator[Finding]:
         yield trial.finding("no-quality", "inference was timed, and there is neither quality nor a reason why not")
 
 
-def _conditions(trial: Trial) -> Iterator[Finding]:
-    record = trial.record
-    if record.conditions is None:
+def _conditions(trial: Trial, folder: SuiteFolder) -> Iterator[Finding]:
+    record, found = trial.record, trial.record.conditions
+    if found is None:
         yield trial.finding("no-conditions", "nothing is said of what else the machine did")
-    elif record.conditions.seconds <= 0:
-        yield trial.finding("conditions", "the machine was watched for no time", f"{record.conditions.seconds:g} s")
-    elif not record.dirty and (reason := dirty_reason(record.conditions)):
+        return
+    # The machine is watched from before the trial until after it.
+    if not 0 < record.wall_s <= 1.01 * found.seconds + 0.1:
+        detail = f"{found.seconds:g} s, the trial took {record.wall_s:g} s"
+        yield trial.finding("conditions", "the machine was not watched for the whole trial", detail)
+        return
+    wanted, cores = record.cell.threads * record.cell.world_size, folder.machine.cores if folder.machine else found.cores
+    if (found.wanted, found.cores) != (wanted, cores):
+        detail = f"{found.wanted} of {found.cores}, expected {wanted} of {cores}"
+        yield trial.finding("conditions", "threads and cores are not those of the cell and the machine", detail)
+    if not record.dirty and (reason := dirty_reason(found)):
         yield trial.finding("conditions", "a trial is disturbed by its own conditions, and not marked dirty", reason)
 
 

@@ -94,10 +94,17 @@ IN_THE_RECORD = {
         set_("metrics", "checkpoint.bytes", "n", 0),
         set_("metrics", "checkpoint.bytes", "median", float("nan")),
         set_("metrics", "checkpoint.bytes", "low", 5000),
+        set_("metrics", "parameters.trainable", "median", 0),
     ],
     "unit": [set_("metrics", "checkpoint.bytes", "unit", "KiB")],
     "unknown-metric": [set_("metrics", "train.joy", {"median": 1, "unit": ""})],
-    "conditions": [set_("conditions", "other_cpu", 3.5), set_("conditions", "seconds", 0)],
+    "conditions": [
+        set_("conditions", "other_cpu", 3.5),
+        set_("conditions", "seconds", 0),
+        set_("conditions", "wanted", 2),
+        set_("conditions", "cores", 64),
+        set_("wall_s", float("inf")),
+    ],
     "no-conditions": [without("conditions")],
     "no-quality": [without("quality")],
     "mfu": [set_("metrics", "train.mfu", {"median": 1.2, "unit": "share"})],
@@ -113,7 +120,11 @@ IN_THE_RECORD = {
     "loss": [set_("final_loss", 1.9), set_("metrics", "train.final_loss", "median", 1.9)],
     "quality": [set_("quality", "scores", "bits_per_byte", 1.0), set_("quality", "n", 5)],
     "duration": [set_("wall_s", 0.5)],
-    "samples": [set_("metrics", "infer.prefill_s", "stopped", None)],
+    "samples": [
+        set_("metrics", "infer.prefill_s", "stopped", None),
+        set_("metrics", "infer.prefill_s", "warmup", 1),
+        set_("metrics", "infer.prefill_tokens_per_s", "n", 4),
+    ],
     "median": [set_("metrics", "infer.prefill_s", "low", 0.001), without("metrics", "infer.prefill_s", "high")],
 }
 
@@ -251,7 +262,7 @@ def test_the_folder_of_another_machine(folder, catalog):
 
 
 def test_another_machine_s_facts(folder, catalog):
-    edit(folder.parent / "machine.json", set_("cores", 64))
+    edit(folder.parent / "machine.json", set_("memory_gib", 64))
     assert codes(folder, catalog) == {"machine"}
     (folder.parent / "machine.json").unlink()
     assert codes(folder, catalog) == {"machine"}
@@ -372,7 +383,7 @@ def test_one_equal_duration_is_chance(folder, catalog):
 
 
 def test_copied_between_machines(folder, catalog):
-    other = MACHINE.model_copy(update={"cores": 8})
+    other = MACHINE.model_copy(update={"memory_gib": 16})
     store = Store(folder.parent.parent, other, "s")
     store.open(SUITE)
     for number in (1, 2, 3):
@@ -391,6 +402,34 @@ def test_files_that_are_no_records(folder, catalog):
     os.symlink("/etc/hostname", folder / "link.r1.json")
     report = verify(folder.parent.parent, catalog)
     assert [finding.code for finding in report.findings] == ["unreadable"] * 4
+
+
+@pytest.mark.parametrize("value", [None, -1, 1e308, 10**30, "x", []])
+def test_nothing_that_a_record_may_say_ends_the_check(value, folder, catalog):
+    """Each figure in turn: another finding, or none where the figure decides nothing, and never an exception."""
+    file = record_file(folder)
+    content = json.loads(file.read_text())
+    for path in figures(content):
+        edit(file, set_(*path, value))
+        verify(file, catalog)
+        file.write_text(json.dumps(content))
+
+
+def figures(content, path=()):
+    """Where numbers stand."""
+    if isinstance(content, dict):
+        for key, inner in content.items():
+            yield from figures(inner, (*path, key))
+    elif isinstance(content, int | float):
+        yield path
+
+
+@pytest.mark.parametrize(
+    "change", [set_("rounds", 10**12), set_("axes", {name: [64, *range(1, 20_000)] for name in ("seq_len", "batch_size")})]
+)
+def test_a_suite_of_endless_cells_or_rounds(change, folder, catalog):
+    edit(folder / "suite.json", change)
+    assert codes(folder, catalog) - {"suite-cell"} <= {"rounds", "missing-cells"}
 
 
 def test_packs_are_not_taken_for_records(folder, catalog):

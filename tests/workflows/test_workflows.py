@@ -91,7 +91,7 @@ def _indented(page):
 
 
 @pytest.mark.parametrize(
-    ("where", "words"), effbench_commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value)
+    ("where", "words"), list(effbench_commands()), ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
 def test_the_commands_parse(where, words):
     name, *arguments = words[1:]
