@@ -12,7 +12,7 @@ from effbench.verify.read import MOST_ROUNDS, SuiteFolder, Trial
 
 _DIRTY, _MOSTLY_DIRTY = 0.05, 1 / 3
 """Shares of good trials: beyond the first a board loses precision, beyond the second the machine was not fit to measure on."""
-_MOST_POINTS = 100_000
+_MOST_POINTS = 20_000
 """A suite may come from anyone, and a few axes are quickly more than a lifetime of cells."""
 
 
