@@ -32,7 +32,7 @@ def _dirty(folder: SuiteFolder) -> Iterator[Finding]:
     if share > _DIRTY:
         code, limit = ("mostly-dirty", _MOSTLY_DIRTY) if share > _MOSTLY_DIRTY else ("dirty", _DIRTY)
         detail = (
-            f"{share:.0%} of {len(good)}, at most {limit:.0%}; `effbench run … --retry-failed` on a quieter machine mends them"
+            f"{share:.1%} of {len(good)}, at most {limit:.0%}; `effbench run … --retry-failed` on a quieter machine mends them"
         )
         yield folder.finding(code, "other programs disturbed many trials", detail)
 

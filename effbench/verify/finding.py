@@ -120,7 +120,17 @@ class Report:
                 yield f"      {finding.file}" + (f": {finding.detail}" if finding.detail else "")
             if len(found) > _SHOWN:
                 yield f"      and {len(found) - _SHOWN} more"
-        yield f"{self.records} records: {self.count('error')} errors, {self.count('warning')} warnings"
+        counts = (
+            counted(self.records, "record"),
+            counted(self.count("error"), "error"),
+            counted(self.count("warning"), "warning"),
+        )
+        yield "{}: {}, {}".format(*counts)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def printable(text: str, limit: int = 400) -> str:

@@ -25,7 +25,7 @@ def test_exit_status_and_words(tmp_path):
     edit(record_file(folder), lambda content: content.update(git=None))
     done = run(tmp_path)
     assert done.exit_code == 0
-    assert done.output.splitlines()[-1] == "6 records: 0 errors, 1 warnings"
+    assert done.output.splitlines()[-1] == "6 records: 0 errors, 1 warning"
     edit(record_file(folder), lambda content: content.update(seed=1))
     done = run(tmp_path)
     assert done.exit_code == 1
