@@ -3,6 +3,12 @@
 #   GH_TOKEN=… GH_REPO=owner/name HEAD_SHA=… .github/sticky-comment.sh comment.md
 set -euo pipefail
 
+# What another run left may be a link to what only this one can read.
+if [ -L "$1" ] || [ ! -f "$1" ]; then
+    echo "$1 is not a file" >&2
+    exit 1
+fi
+
 marker="<!-- effbench board -->"
 number=$(gh pr list --state open --limit 1000 --json number,headRefOid \
     --jq 'map(select(.headRefOid == env.HEAD_SHA))[0].number // empty')

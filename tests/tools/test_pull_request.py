@@ -77,7 +77,8 @@ def comment_with(tmp_path, text, *, pull_request="7", earlier=""):
     """Run the script against a `gh` that writes down what it is asked."""
     (tmp_path / "gh").write_text(GH)
     (tmp_path / "gh").chmod(0o755)
-    (tmp_path / "comment.md").write_bytes(text)
+    if text is not None:
+        (tmp_path / "comment.md").write_bytes(text)
     names = {"LOG": "log", "BODY": "body"}
     environment = {name: str(tmp_path / file) for name, file in names.items()}
     environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GH_REPO": "o/n", "HEAD_SHA": "abc", "LC_ALL": "C.UTF-8"}
@@ -101,6 +102,15 @@ def test_a_long_comment_is_cut(tmp_path):
     _, body, _ = comment_with(tmp_path, b"x" + "≤".encode() * 30_000)
     assert body.count("≤") == 19_999
     assert body.endswith("cut: the summary of the run has it all.\n")
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("token")
+    (tmp_path / "comment.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        comment_with(tmp_path, None)
+    assert "is not a file" in failed.value.stderr
+    assert not (tmp_path / "log").exists()
 
 
 def test_no_open_pull_request_means_no_comment(tmp_path):
