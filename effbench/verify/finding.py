@@ -56,6 +56,7 @@ SEVERITIES: Mapping[str, Severity] = MappingProxyType(
         "fingerprint": "error",
         "methodology": "warning",
         "mixed-code": "warning",
+        "other-code": "warning",
         "duplicate": "error",
         "copied": "error",
     }

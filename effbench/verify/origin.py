@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
+from effbench.plugin.catalog import Catalog
 from effbench.store.record import METHODOLOGY, Record
 from effbench.verify.action import actions
 from effbench.verify.finding import Finding
@@ -16,11 +17,16 @@ _TELLING = 5
 """So many different durations in one list are never measured twice: each has a clock's noise in at least two digits."""
 
 
-def check_origin(folder: SuiteFolder) -> Iterator[Finding]:
+def check_origin(folder: SuiteFolder, catalog: Catalog) -> Iterator[Finding]:
     """Git state and fingerprints of one folder."""
+    present = _present_hashes(folder, catalog)
     for trial in folder.trials:
         yield from _git(trial)
         yield from _fingerprint(trial)
+        for name, found in trial.record.fingerprint.techniques.items():
+            if found != present.get(name, found):
+                what = f"made by other code of {name} than is installed here"
+                yield trial.finding("other-code", what, f"{found}, here {present[name]}")
     yield from _mixed(folder)
 
 
@@ -66,6 +72,12 @@ def _measured(record: Record) -> Iterator[tuple[float, float]]:
         time, rate = record.metrics.get(action.time), record.metrics.get(action.rate or "")
         if time and rate and time.n >= _TELLING:
             yield time.median, rate.median
+
+
+def _present_hashes(folder: SuiteFolder, catalog: Catalog) -> dict[str, str]:
+    """Of the techniques that are installed here."""
+    names = {name for trial in folder.trials for name in trial.record.fingerprint.techniques}
+    return {name: catalog.technique_hash(name) for name in names.intersection(catalog.techniques.names())}
 
 
 def _git(trial: Trial) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ def verify(path: Path, catalog: Catalog) -> Report:
     Args:
         path: A results folder, any folder within it, or a record. Of a single record, what only a whole folder can show
             (rounds, baselines, missing cells) is not asked.
-        catalog: The plugins, for the definitions of metrics.
+        catalog: The plugins, for the definitions of metrics and the present code of techniques.
 
     Raises:
         InputError: There is no such path.
@@ -30,7 +30,7 @@ def verify(path: Path, catalog: Catalog) -> Report:
     for folder in folders:
         findings += check_folder(folder)
         findings += check_membership(folder)
-        findings += check_origin(folder)
+        findings += check_origin(folder, catalog)
         if path.is_dir():
             findings += check_coverage(folder)
         for trial in folder.trials:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from effbench.plan.suite import Use
 from effbench.plugin.discovery import discover
 from effbench.plugin.errors import InputError
 from effbench.store.store import Store
@@ -343,6 +344,22 @@ def test_older_code_among_the_records(folder, catalog):
     assert codes(folder, catalog) == {"mixed-code"}
     edit(record_file(folder, number=3), set_("fingerprint", "methodology", "1"))
     assert codes(folder, catalog) == {"mixed-code", "methodology"}
+
+
+def test_records_of_other_code_than_is_installed_here(tmp_path, catalog):
+    stacks = {"full": SUITE.stacks["full"], "fast": SUITE.stacks["fast"].model_copy(update={"use": [Use(technique="lora")]})}
+    store = Store(tmp_path, MACHINE, "s")
+    store.open(SUITE.model_copy(update={"stacks": stacks}))
+    for number in (1, 2, 3):
+        for stack in stacks:
+            cell = cell_of(stack, techniques=(("lora", {}),) if stack == "fast" else ())
+            record, samples = good_trial(cell, number)
+            hashes = {name: catalog.technique_hash(name) if number < 3 else "01d" for name, _ in cell.techniques}
+            fingerprint = record.fingerprint.model_copy(update={"techniques": hashes})
+            store.write(record.model_copy(update={"fingerprint": fingerprint}), samples)
+    found = [finding for finding in verify(tmp_path, catalog).findings if finding.code == "other-code"]
+    assert [finding.what for finding in found] == ["made by other code of lora than is installed here"]
+    assert ".r3.json" in found[0].file
 
 
 def test_the_same_trial_twice(folder, catalog):
