@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, doctor, estimate, join, listing, plan, profile, run, tune, verify
+from effbench.cli import board, calibrate, claims, doctor, estimate, join, listing, plan, profile, run, tune, verify
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 _COMMANDS = (
     run.run,
     board.board,
+    claims.claims,
     verify.verify,
     listing.list_,
     plan.plan,
