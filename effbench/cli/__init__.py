@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, claims, doctor, estimate, join, listing, pareto, plan, profile, run, tune
+from effbench.cli import board, calibrate, claims, doctor, estimate, join, listing, pareto, plan, profile, run, tune, verify
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ _COMMANDS = (
     board.board,
     claims.claims,
     pareto.pareto,
+    verify.verify,
     listing.list_,
     plan.plan,
     estimate.estimate,
