@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from effbench.board.stats import Array, QualityDraws, quality_draws
+from effbench.board.stats import DRAWS, Array, QualityDraws, quality_draws
 from effbench.store.store import read_samples
 
 if TYPE_CHECKING:
@@ -195,7 +195,9 @@ def log_ratios(row: Row, other: Row, metric: str, shapes: set[Shape]) -> Array:
     return np.array([fmean(fmean(logs) for logs in by_shape.values()) for by_shape in complete])
 
 
-def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -> QualityDraws | None:
+def quality_difference(
+    row: Row, baseline: Row, name: str, shapes: set[Shape], draws: int = DRAWS
+) -> QualityDraws | None:
     """The difference (row - baseline) in a quality score over the rounds both have; drawn where per-sample scores are."""
     metric = f"quality.{name}"
     mine, theirs = (_by_round(r.values.get(metric, {}), shapes) for r in (row, baseline))
@@ -209,7 +211,7 @@ def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -
         return QualityDraws(estimate, np.empty(0), len(rounds))
     values = np.stack([s[1] for s in scores])
     trained = row.trained or baseline.trained
-    return quality_draws(values[len(rounds) :], values[: len(rounds)], scores[0][2], trained)
+    return quality_draws(values[len(rounds) :], values[: len(rounds)], scores[0][2], trained, count=draws)
 
 
 def _by_round(values: dict[Trial, float], shapes: set[Shape]) -> dict[int, float]:
