@@ -73,9 +73,9 @@ def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | Non
     frame = source if isinstance(source, pd.DataFrame) else load(source)
     if frame.empty:
         return []
-    current, older = _current(frame)
+    newest, older = current(frame)
     boards = []
-    for ids, group in current.groupby(_BOARD, sort=True):
+    for ids, group in newest.groupby(_BOARD, sort=True):
         older_trials = int((older[_BOARD] == pd.Series(ids, index=_BOARD)).all(axis=1).sum())
         notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
         apart = [column for column in _APART if group[column].nunique() > 1]
@@ -101,7 +101,7 @@ def _with_reference(own: "pd.DataFrame", together: "pd.DataFrame", given: Mappin
     return pd.concat([own.assign(reference=False), reference.assign(reference=True)]) if len(reference) else own
 
 
-def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
+def current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     """The rows of the newest code per cell, and the trials of older code.
 
     A run writes rounds from 1 upwards over what is there, so the fingerprint at a cell's lowest round is its newest. Copies

@@ -195,9 +195,7 @@ def log_ratios(row: Row, other: Row, metric: str, shapes: set[Shape]) -> Array:
     return np.array([fmean(fmean(logs) for logs in by_shape.values()) for by_shape in complete])
 
 
-def quality_difference(
-    row: Row, baseline: Row, name: str, shapes: set[Shape], draws: int = DRAWS
-) -> QualityDraws | None:
+def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape], draws: int = DRAWS) -> QualityDraws | None:
     """The difference (row - baseline) in a quality score over the rounds both have; drawn where per-sample scores are."""
     metric = f"quality.{name}"
     mine, theirs = (_by_round(r.values.get(metric, {}), shapes) for r in (row, baseline))

@@ -129,7 +129,7 @@ class QualityDraws:
         return min(1.0, 2 * max(min(beyond, short_of, inside), 1 / len(self.draws)))
 
 
-def quality_draws(
+def quality_draws(  # noqa: PLR0913, PLR0917 - what is drawn from, and how
     baseline: Array, other: Array, weights: Array, trained: bool, seed: int = 0, count: int = DRAWS
 ) -> QualityDraws:
     """`count` draws of the weighted mean of other - baseline, both (rounds, samples), paired per round and sample.

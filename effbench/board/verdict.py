@@ -48,7 +48,9 @@ def clearly_better(interval: Interval, delta: float, better: Better) -> int:
     return {SPEED.good: 1, SPEED.bad: -1}.get(verdict(interval, delta, better, SPEED), 0)
 
 
-def quality_verdicts(differences: Mapping[_Label, tuple[QualityDraws, float]], delta: float, better: Better) -> dict[_Label, str]:
+def quality_verdicts(
+    differences: Mapping[_Label, tuple[QualityDraws, float]], delta: float, better: Better
+) -> dict[_Label, str]:
     """What differences in a score say, each with the score that it is relative to; Holm-adjusted over all of them.
 
     δ is relative: a difference counts from δ times the reference on, as bounds of the ratio 1 + difference / reference.
