@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from effbench.plugin import Reporter, TextReporter, hookimpl
 
 from .lengths import length_legend, length_tables
+from .pytest_benchmark import PytestBenchmarkReporter
 from .tables import Table, heading, legend, tables
 from .text import clean, missing
 from .world_sizes import world_size_legend, world_size_tables
@@ -206,5 +207,6 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         LengthsCsvReporter,
         WorldSizesCsvReporter,
         JsonReporter,
+        PytestBenchmarkReporter,
     ):
         register(reporter)

@@ -305,7 +305,8 @@ def scored(folder, worse, stacks=("full",), *, data="d", documents=60, noise=0.0
             scores = level * (1 + worse) + (own.normal(0, noise, documents) if worse else 0)
             quality = {"names": [f"d{i}" for i in range(documents)], "weights": [1.0] * documents}
             quality["per_sample"] = {"bits_per_byte": scores.tolist()}
-            record = make_record(stack, number, quality=QualityScores(scores={"bits_per_byte": scores.mean()}, n=documents))
+            quality_scores = QualityScores(scores={"bits_per_byte": scores.mean()}, n=documents)
+            record = make_record(stack, number, quality=quality_scores, metrics={SPEED: Summary(median=1, unit="tokens/s")})
             fingerprint = Fingerprint(**record.fingerprint.model_dump() | {"data": data})
             name = f"{record.cell_id}.r{number}.samples.zst"
             (folder / name).write_bytes(zstandard.compress(json.dumps({"samples": {}, "quality": quality}).encode()))
