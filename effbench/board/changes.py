@@ -9,7 +9,7 @@ import numpy as np
 
 from effbench.board.contrast import Contrast, holm_contrasts, paired, unpaired
 from effbench.board.measures import Measure
-from effbench.board.rows import quality_difference
+from effbench.board.rows import common_shapes, quality_difference
 from effbench.board.settings import QualitySettings
 from effbench.board.sides import Logs, Point
 from effbench.board.stats import DRAWS, MIN_ROUNDS, VERDICT_LEVEL, Array, Interval, QualityDraws
@@ -73,8 +73,8 @@ def measured(
             yield entry | {"reason": "no baseline beside it to be relative to"}
         elif not all(logs):
             yield from _without_ratio(cell, entry, measure, logs)
-        elif measure.exact and all(point.row.constant(measure.metric) for point in points):
-            yield entry | _values(logs) | _exact(cell, measure, margin)
+        elif measure.exact and all(len(_distinct(point, measure.metric)) == 1 for point in points):
+            yield entry | _exact(cell, measure, margin)
         else:
             contrast, over = contrast_of(*logs)
             tested.append(_Tested(entry | _values(logs) | {"over": over}, contrast))
@@ -107,8 +107,8 @@ def scored(cells: Sequence[Same], metric: str, margin: float) -> Iterator[Entry]
         elif reference <= 0:
             entry |= {"reason": "an old score of zero or less: no ratio"}
         else:
-            [shape] = {trial.shape for trial in cell.new.row.values[metric]}
-            found = quality_difference(cell.new.row, cell.old.row, name, {shape}, draws)
+            shapes = common_shapes([cell.new.row, cell.old.row], metric)
+            found = quality_difference(cell.new.row, cell.old.row, name, shapes, draws)
             if found is not None:
                 differences[len(entries)] = (found, reference)
         entries.append(entry)
@@ -142,9 +142,13 @@ def _values(logs: Sequence[Logs]) -> Entry:
     return {side: math.exp(fmean(values.values())) for side, values in zip(("old", "new"), logs, strict=True)}
 
 
+def _distinct(point: Point, metric: str) -> set[float]:
+    return {*point.row.values.get(metric, {}).values()}
+
+
 def _exact(cell: Same, measure: Measure, margin: float) -> Entry:
-    """Of a count that is the same in every round: the integer that it is."""
-    old, new = (float(point.row.any_value(measure.metric) or 0) for point in (cell.old, cell.new))
+    """Of a positive count that is the same in every round."""
+    [old], [new] = (_distinct(point, measure.metric) for point in (cell.old, cell.new))
     ratio = Interval(new / old, None, None, 1)
     word = verdict(ratio, margin, measure.better, measure.words, exact=True)
     return {"old": old, "new": new, "ratio": ratio.estimate, "verdict": word, "over": EXACT}
@@ -152,7 +156,7 @@ def _exact(cell: Same, measure: Measure, margin: float) -> Entry:
 
 def _without_ratio(cell: Same, entry: Entry, measure: Measure, logs: Sequence[Logs]) -> Iterator[Entry]:
     """Nothing where both are zero; otherwise what is missing, and where."""
-    values = [{*point.row.values.get(measure.metric, {}).values()} for point in (cell.old, cell.new)]
+    values = [_distinct(point, measure.metric) for point in (cell.old, cell.new)]
     if values == [{0.0}, {0.0}]:
         return
     for side, point, own, found in zip(("OLD", "NEW"), (cell.old, cell.new), logs, values, strict=True):

@@ -50,7 +50,11 @@ def compare(
         raise InputError(f"--format {format_}: not one of {', '.join(_FORMATS)}")
     given = {"speed": fraction("--fail-on-slower", fail_on_slower), "quality": fraction("--fail-on-worse", fail_on_worse)}
     margins = Margins(**{name: margin for name, margin in given.items() if margin is not None})
-    found = compare_frames(_load(old), _load(new), margins, relative=relative)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        found = compare_frames(_load(old), _load(new), margins, relative=relative)
+    for problem in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
+        typer.echo(f"effbench: {problem}", err=True)
     typer.echo(RENDER[format_](found))
     if all(margin is None for margin in given.values()):
         return
@@ -74,11 +78,7 @@ def fraction(option: str, text: str | None) -> float | None:
 def _load(path: Path) -> "pd.DataFrame":
     from effbench.board.frame import load
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        frame = load(path)
-    for problem in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
-        typer.echo(f"effbench: {problem}", err=True)
+    frame = load(path)
     if frame.empty:
         raise InputError(f"{path}: no trial records there")
     return frame

@@ -49,7 +49,7 @@ def summary(found: Comparison) -> str:
     words = [*REGRESSIONS, *IMPROVEMENTS, UNCLEAR, SAME]
     shown = [f"{found.verdicts[word]} {word}" for word in words if found.verdicts[word] or word in REGRESSIONS]
     against = ", speeds relative to each side's baseline" if found.relative else ""
-    return f"{found.compared} cells compared{against}: {', '.join(shown)}"
+    return f"{found.compared} cell{'' if found.compared == 1 else 's'} compared{against}: {', '.join(shown)}"
 
 
 def table(found: Comparison) -> str:
@@ -97,7 +97,7 @@ def markdown(found: Comparison, limit: int = GITHUB_LIMIT) -> str:
 
 def as_json(found: Comparison) -> str:
     """Everything; missing values are null."""
-    rows = [{key: None if missing(v) else v for key, v in row.items()} for row in found.rows.to_dict("records")]
+    rows = [{str(key): _plain(str(key), value) for key, value in row.items()} for row in found.rows.to_dict("records")]
     content = {
         "summary": summary(found),
         "compared": found.compared,
@@ -112,7 +112,13 @@ def as_json(found: Comparison) -> str:
 
 def as_csv(found: Comparison) -> str:
     """All rows; an empty field is a missing value."""
-    return str(found.rows.to_csv(index=False))
+    return str(found.rows.astype({"old_rounds": "Int64", "new_rounds": "Int64"}).to_csv(index=False))
+
+
+def _plain(key: str, value: Any) -> Any:
+    if missing(value):
+        return None
+    return int(value) if key.endswith("_rounds") else value
 
 
 RENDER: dict[str, Callable[[Comparison], str]] = {"table": table, "markdown": markdown, "json": as_json, "csv": as_csv}

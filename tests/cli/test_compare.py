@@ -69,7 +69,7 @@ def test_a_check_of_nothing_is_no_pass(old, tmp_path):
 
 def test_a_single_record_is_a_side(old):
     file = min(old.glob("*.json"))
-    assert run(file, old).stdout.startswith("1 cells compared")
+    assert run(file, old).stdout.startswith("1 cell compared")
 
 
 @pytest.mark.parametrize(
