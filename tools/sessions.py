@@ -18,33 +18,52 @@ MOODS = ((0.0, 0.0), (0.01, 0.0), (0.02, 0.0), (0.03, 0.0), (0.05, 0.0), (0.02, 
 
 _DESIGNS = {
     "1 session of 5": ((1, 5), False),
-    "of 10": ((1, 10), False),
-    "relative, of 5": ((1, 5), True),
-    "of 10 ": ((1, 10), True),
+    "1 of 10": ((1, 10), False),
+    "relative, 1 of 5": ((1, 5), True),
+    "relative, 1 of 10": ((1, 10), True),
     "3 sessions of 3": ((3, 3), False),
-    "relative": ((3, 3), True),
+    "relative, 3 of 3": ((3, 3), True),
 }
 """Sessions and rounds of each on either side, and whether speeds are relative to the baseline."""
 
 
 def sessions(draws: int, rng: np.random.Generator) -> None:
     """Sessions differ by a mood that all cells share, and by what a cell has of its own, as where its memory lies."""
-    print(f"comparisons of equal code that fail at {MARGIN:.0%}: {CELLS} cells, noise of a trial {NOISE:.0%}; in %")
-    print(f"{'mood, own':<12}" + "".join(f"{name:>18}" for name in _DESIGNS))
-    for mood, own in MOODS:
-        shares = [failing(draws, rng, mood, own, shape=shape, relative=relative) for shape, relative in _DESIGNS.values()]
-        print(f"{f'{mood:.0%}, {own:.0%}':<12}" + "".join(f"{100 * share:>18.1f}" for share in shares), flush=True)
+    about = f"{CELLS} cells, noise of a trial {NOISE:.0%}, margin {MARGIN:.0%}; in %"
+    for slowdown, what in (
+        (0.0, "comparisons of equal code that fail"),
+        (0.15, "slowdowns of one cell by 15 % that are found"),
+    ):
+        print(f"{what}: {about}")
+        print(f"{'mood, own':<12}" + "".join(f"{name:>19}" for name in _DESIGNS))
+        for mood, own in MOODS:
+            shares = [
+                called(draws, rng, mood, own, shape=shape, relative=relative, slowdown=slowdown)
+                for shape, relative in _DESIGNS.values()
+            ]
+            print(f"{f'{mood:.0%}, {own:.0%}':<12}" + "".join(f"{100 * share:>19.1f}" for share in shares), flush=True)
     print(f"{draws} comparisons each; standard error of 1 %: ± {100 * math.sqrt(0.01 * 0.99 / draws):.1f} %")
 
 
-def failing(draws: int, rng: np.random.Generator, mood: float, own: float, *, shape: tuple[int, int], relative: bool) -> float:
-    """Share of comparisons in which some cell is called SLOWER; `shape` is sessions, and rounds of each."""
-    wrong = 0
+def called(
+    draws: int,
+    rng: np.random.Generator,
+    mood: float,
+    own: float,
+    *,
+    shape: tuple[int, int],
+    relative: bool,
+    slowdown: float = 0.0,
+) -> float:
+    """Share of comparisons in which some cell is called SLOWER, or the one that is; `shape` is sessions, and rounds of each."""
+    hits = 0
     for _ in range(draws):
         old, new = (run(rng, mood, own, shape, relative) for _ in range(2))
+        new[-1] = {trial: log - math.log1p(slowdown) for trial, log in new[-1].items()}
         adjusted = holm_contrasts([contrast_of(*logs)[0] for logs in zip(old, new, strict=True)], math.log1p(MARGIN))
-        wrong += any(verdict(interval, MARGIN) == SPEED.bad for _, interval in adjusted)
-    return wrong / draws
+        slower = [verdict(interval, MARGIN) == SPEED.bad for _, interval in adjusted]
+        hits += slower[-1] if slowdown else any(slower)
+    return hits / draws
 
 
 def run(rng: np.random.Generator, mood: float, own: float, shape: tuple[int, int], relative: bool) -> list[Logs]:

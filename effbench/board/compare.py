@@ -147,6 +147,15 @@ def _code_notes(cells: Sequence[Same]) -> Iterator[str]:
     count = sum(cell.old.facts["fingerprint"] == cell.new.facts["fingerprint"] for cell in cells)
     if count:
         yield f"{count} of {len(cells)} cells are of the same code and libraries on both sides: what differs is the machine"
+    shared = sum(_shares_trials(cell) for cell in cells)
+    if shared:
+        yield f"{shared} of {len(cells)} cells have trials that are the very same on both sides: they say nothing of a change"
+
+
+def _shares_trials(cell: Same) -> bool:
+    """Whether a timing is the same to its last digit: no two measurements are."""
+    speeds = [measure.metric for measure in _COMPARED if measure.words == SPEED]
+    return any(cell.old.logs(metric).items() & cell.new.logs(metric).items() for metric in speeds)
 
 
 def _trial_notes(cells: Sequence[Same]) -> Iterator[str]:

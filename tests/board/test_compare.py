@@ -243,6 +243,12 @@ def test_other_versions_are_what_is_compared():
     assert any("1 of 1 cells are of the same code" in n for n in compared(side({"full": 1}), later({"full": 1})).notes)
 
 
+def test_records_that_stand_on_both_sides_are_told():
+    old = [*side({"full": 1000, "lora": 2000})]
+    found = compared(old, [*(r for r in old if r.cell.stack == "full"), *later({"lora": 2000})])
+    assert any("1 of 2 cells have trials that are the very same" in note for note in found.notes)
+
+
 def test_only_the_newest_code_of_a_side_counts():
     """A run writes rounds from 1 upwards over what is there, so what is left of older code are later rounds."""
     mixed = [r for r in side({"full": 1000}, rounds=8) if r.round > 4]
