@@ -17,14 +17,11 @@ MOODS = ((0.0, 0.0), (0.01, 0.0), (0.02, 0.0), (0.03, 0.0), (0.05, 0.0), (0.02, 
 
 
 _DESIGNS = {
-    "1 session of 5": ((1, 5), False),
-    "1 of 10": ((1, 10), False),
-    "relative, 1 of 5": ((1, 5), True),
-    "relative, 1 of 10": ((1, 10), True),
-    "3 sessions of 3": ((3, 3), False),
-    "relative, 3 of 3": ((3, 3), True),
+    f"{'relative, ' if relative else ''}{count} of {rounds}": ((count, rounds), relative)
+    for count, rounds in ((1, 10), (5, 2), (10, 1))
+    for relative in (False, True)
 }
-"""Sessions and rounds of each on either side, and whether speeds are relative to the baseline."""
+"""Sessions and rounds of each on either side, ten rounds in all, and whether speeds are relative to the baseline."""
 
 
 def sessions(draws: int, rng: np.random.Generator) -> None:

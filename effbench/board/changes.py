@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from effbench.board.contrast import Contrast, holm_contrasts, paired, unpaired
+from effbench.board.contrast import Contrast, exp, holm_contrasts, paired, unpaired
 from effbench.board.measures import Measure
 from effbench.board.rows import common_shapes, quality_difference
 from effbench.board.settings import QualitySettings
@@ -139,7 +139,7 @@ def _known(point: Point, metric: str) -> bool:
 
 def _values(logs: Sequence[Logs]) -> Entry:
     """Geometric means over rounds."""
-    return {side: math.exp(fmean(values.values())) for side, values in zip(("old", "new"), logs, strict=True)}
+    return {side: exp(fmean(values.values())) for side, values in zip(("old", "new"), logs, strict=True)}
 
 
 def _distinct(point: Point, metric: str) -> set[float]:

@@ -1,12 +1,15 @@
 """The ratio of two groups of measurements, paired or not, with its t interval on the log scale."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from effbench.board.stats import MIN_ROUNDS, VERDICT_LEVEL, Array, Interval, holm, standard_error, t_p
+
+_LARGEST = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,11 @@ class Contrast:
     def interval(self, level: float = 0.95) -> Interval:
         """Of the ratio."""
         if math.isnan(self.error):
-            return Interval(math.exp(self.log), None, None, self.n)
+            return Interval(exp(self.log), None, None, self.n)
         from scipy.special import stdtrit
 
         half = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
-        return Interval(math.exp(self.log), math.exp(self.log - half), math.exp(self.log + half), self.n)
+        return Interval(exp(self.log), exp(self.log - half), exp(self.log + half), self.n)
 
     def p(self, bound: float) -> float:
         """The smallest α at which the 1-α interval lies wholly beyond ±bound or wholly inside; 1 below MIN_ROUNDS."""
@@ -55,6 +58,11 @@ def unpaired(old: Array, new: Array) -> Contrast:
     variance = float(parts.sum())
     freedom = variance**2 / float((parts**2 / rest).sum()) if variance else float(rest.sum())
     return Contrast(log, math.sqrt(variance), freedom, n)
+
+
+def exp(log: float) -> float:
+    """E to that power; infinite where it is more than a float holds, as ends of very wide intervals are."""
+    return math.exp(log) if log < _LARGEST else math.inf
 
 
 def holm_contrasts(contrasts: Sequence[Contrast], bound: float) -> list[tuple[Interval, Interval]]:

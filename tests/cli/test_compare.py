@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import math
 import re
 
 import pytest
@@ -10,10 +11,12 @@ from effbench.board.compare import COLUMNS, compare_frames
 from effbench.board.frame import tidy
 from effbench.cli import app
 from effbench.cli.compare import fraction
-from effbench.cli.comparison_text import GITHUB_LIMIT, markdown
+from effbench.cli.comparison_text import GITHUB_LIMIT, RENDER, markdown
+from effbench.plugin import Summary
 from effbench.plugin.errors import InputError
-from tests.board.test_compare import frame_of, later, lost, side
-from tests.records import make_cell
+from effbench.store.record import QualityScores
+from tests.board.test_compare import SPEED, frame_of, later, lost, side
+from tests.records import make_cell, make_record
 
 HOSTILE = "[x](http://a.b) | `a` <b> @you #1 :smile: \x1b[31m\n# y"
 
@@ -152,6 +155,24 @@ def test_a_terminal_gets_names_as_they_are(tmp_path):
     text = table(hostile())
     assert "\x1b" not in text
     assert "FAILS" in text
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 0.0, -1.0, 1e300, 1e-300])
+def test_figures_of_no_machine_do_no_harm(value):
+    """Records may come from anyone: here with one id for two cells, and with values that nobody measured."""
+
+    def odd(session, value):
+        for number, seq_len in [(number, seq_len) for number in (1, 2, 3) for seq_len in (64, 128)]:
+            record = make_record(cell=make_cell(seq_len=seq_len), round_number=number, session=session, machine="../..")
+            counts = {"parameters.trainable": Summary(median=seq_len - 64, unit=""), SPEED: Summary(median=value, unit="")}
+            scores = QualityScores(scores={"bits_per_byte": value, "|x": value - 1}, n=1)
+            yield record.model_copy(update={"cell_id": "x", "metrics": record.metrics | counts, "quality": scores})
+
+    for pair in ((value, 1.0), (1e-300, value), (value, 1e300)):
+        for relative in (False, True):
+            frames = (frame_of(odd(*side)) for side in zip("ab", pair, strict=True))
+            found = compare_frames(*frames, relative=relative)
+            assert all(render(found) for render in RENDER.values())
 
 
 def test_frames_of_nothing_compare_as_nothing():
