@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _BOARD = ["machine", "suite", "model", "workload"]
 LEAKS = "LEAKS THE FUTURE"
+OLDER = "trials of older code not shown"
 _APART = ["methodology", "weights", "device", "settings", "world_size"]
 """What else numbers must share to stand in one table; named in the title where a board splits by it. World sizes stand in
 tables of their own, one after another."""
@@ -77,7 +78,7 @@ def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | Non
     boards = []
     for ids, group in newest.groupby(_BOARD, sort=True):
         older_trials = int((older[_BOARD] == pd.Series(ids, index=_BOARD)).all(axis=1).sum())
-        notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
+        notes = [f"{older_trials} {OLDER}"] if older_trials else []
         apart = [column for column in _APART if group[column].nunique() > 1]
         for _, together in group.groupby(_APART[:-1], sort=True):
             largest = together["world_size"].max()

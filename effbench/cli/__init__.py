@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, compare, doctor, estimate, join, listing, plan, profile, run, tune
+from effbench.cli import board, calibrate, claims, compare, doctor, estimate, join, listing, plan, profile, run, tune
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ _COMMANDS = (
     run.run,
     board.board,
     compare.compare,
+    claims.claims,
     listing.list_,
     plan.plan,
     estimate.estimate,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
 
+from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter
 from .lengths import length_legend, length_tables
 from .pytest_benchmark import PytestBenchmarkReporter
 from .tables import Table, heading, legend, tables
-from .text import clean, missing
+from .text import clean, markdown, markdown_row, missing
 from .world_sizes import world_size_legend, world_size_tables
 
 if TYPE_CHECKING:
@@ -68,12 +69,12 @@ class MarkdownReporter(TextReporter):
         """One section per board."""
         lines = ["# Leaderboard", ""]
         for board in boards:
-            title, *details = map(_markdown, heading(board))
+            title, *details = map(markdown, heading(board))
             lines += [f"## {title}", "", *(f"{detail}  " for detail in details), ""]
             for titles, cells in _tables(board):
                 rows = [titles, ["---"] * len(titles), *cells]
-                lines += [_markdown_row(row) for row in rows] + [""]
-            lines += [f"- {_markdown(clean(note))}" for note in board.notes]
+                lines += [markdown_row(row) for row in rows] + [""]
+            lines += [f"- {markdown(clean(note))}" for note in board.notes]
             lines += ["", _legends(board), ""]
         return "\n".join(lines)
 
@@ -186,16 +187,6 @@ def _tables(board: "Leaderboard") -> list[Table]:
     return tables(board) + length_tables(board) + world_size_tables(board)
 
 
-def _markdown(text: str) -> str:
-    for character in "\\`|[]*":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell if cell == "---" else _markdown(cell.replace("\n", " ")) for cell in cells) + " |"
-
-
 @hookimpl
 def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
     """Register the standard formats."""
@@ -208,5 +199,9 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         WorldSizesCsvReporter,
         JsonReporter,
         PytestBenchmarkReporter,
+        ClaimsTableReporter,
+        ClaimsMarkdownReporter,
+        ClaimsCsvReporter,
+        ClaimsJsonReporter,
     ):
         register(reporter)
