@@ -80,8 +80,8 @@ def build(
     frame = source if isinstance(source, pd.DataFrame) else load(source)
     if frame.empty:
         return []
-    current, older = _current(frame)
-    boards = [_board(part, settings) for part in parts(current, older, settings, view)]
+    newest, older = current(frame)
+    boards = [_board(part, settings) for part in parts(newest, older, settings, view)]
     if view == EVERYTHING:
         return boards
     axes = axes_of(frame)
@@ -103,7 +103,7 @@ def _presented(board: Leaderboard, view: View, axes: Sequence[str]) -> Leaderboa
     return replace(board, rows=rows, notes=[*notes, *board.notes], **kept)
 
 
-def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
+def current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     """The rows of the newest code per cell, and the trials of older code.
 
     A run writes rounds from 1 upwards over what is there, so the fingerprint at a cell's lowest round is its newest. Copies

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from effbench.board.stats import Array, QualityDraws, quality_draws
+from effbench.board.stats import DRAWS, Array, QualityDraws, quality_draws
 from effbench.store.store import read_samples
 
 if TYPE_CHECKING:
@@ -223,14 +223,14 @@ def log_ratios_by_round(row: Row, other: Row, metric: str, shapes: set[Shape]) -
     }
 
 
-def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -> QualityDraws | None:
+def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape], draws: int = DRAWS) -> QualityDraws | None:
     """The difference (row - baseline) in a quality score over the rounds both have; drawn where per-sample scores are."""
     pairs = quality_pairs(row, baseline, name, shapes)
     if not pairs.by_round:
         return None
     if pairs.own is None or pairs.other is None or pairs.weights is None:
         return QualityDraws(fmean(pairs.by_round.values()), np.empty(0), len(pairs.by_round))
-    return quality_draws(pairs.other, pairs.own, pairs.weights, row.trained or baseline.trained)
+    return quality_draws(pairs.other, pairs.own, pairs.weights, row.trained or baseline.trained, count=draws)
 
 
 class QualityPairs(NamedTuple):

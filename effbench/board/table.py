@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from effbench.board.chance import NO_SCORE, chance, not_above_chance
 from effbench.board.measures import MEASURES, Measure, compare, interval_columns
 from effbench.board.rows import Row, common_shapes, quality_difference
-from effbench.board.stats import MIN_ROUNDS, QualityDraws, holm
-from effbench.board.verdict import QUALITY, UNCLEAR, Better, verdict
+from effbench.board.stats import QualityDraws
+from effbench.board.verdict import Better, quality_verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,18 +99,9 @@ class Table:
                 found = quality_difference(row, base, self.quality_name, self.quality_shapes)
                 if found is not None:
                     differences[row.label] = (found, reference)
-        # δ is relative: a difference counts from δ times the baseline's own score on, as bounds of the ratio 1 + d / baseline.
-        low, high = 1 / (1 + self.delta) - 1, self.delta
-        tested = {
-            label: d.p(low * b, high * b) for label, (d, b) in differences.items() if len(d.draws) and d.rounds >= MIN_ROUNDS
-        }
-        levels = dict(zip(tested, holm(list(tested.values())), strict=True))
-        for label, (found, reference) in differences.items():
-            word = UNCLEAR
-            if label in levels:
-                adjusted = found.interval(1 - levels[label]).relative_to(reference)
-                word = verdict(adjusted, self.delta, self.quality_better, QUALITY)
-            cells[label] |= interval_columns("quality", "_difference", found.interval()) | {"quality_verdict": word}
+        words = quality_verdicts(differences, self.delta, self.quality_better)
+        for label, (found, _) in differences.items():
+            cells[label] |= interval_columns("quality", "_difference", found.interval()) | {"quality_verdict": words[label]}
 
     def quality_of(self, row: Row) -> float | None:
         """Mean score over the cells on which quality is compared; None where it was not measured on all, or on other text."""

@@ -4,7 +4,22 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, claims, doctor, estimate, join, listing, pareto, plan, profile, run, tune, verify
+from effbench.cli import (
+    board,
+    calibrate,
+    claims,
+    compare,
+    doctor,
+    estimate,
+    join,
+    listing,
+    pareto,
+    plan,
+    profile,
+    run,
+    tune,
+    verify,
+)
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -18,6 +33,7 @@ app = typer.Typer(
 _COMMANDS = (
     run.run,
     board.board,
+    compare.compare,
     claims.claims,
     pareto.pareto,
     verify.verify,

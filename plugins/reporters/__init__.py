@@ -11,6 +11,7 @@ from .layout import Section, in_markdown, in_terminal
 from .lengths import length_legend, length_tables
 from .machines import machine_sections
 from .pareto import ParetoCsvReporter, ParetoJsonReporter, ParetoMarkdownReporter, ParetoTableReporter
+from .pytest_benchmark import PytestBenchmarkReporter
 from .tables import heading, legend, tables
 from .text import missing
 from .world_sizes import world_size_legend, world_size_tables
@@ -190,6 +191,7 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         ParetoMarkdownReporter,
         ParetoCsvReporter,
         ParetoJsonReporter,
+        PytestBenchmarkReporter,
         ClaimsTableReporter,
         ClaimsMarkdownReporter,
         ClaimsCsvReporter,
