@@ -1,0 +1,67 @@
+"""Plots of leaderboards, as SVG and PNG. Importing it needs no matplotlib."""
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from effbench.plugin import InputError, Reporter, hookimpl
+
+if TYPE_CHECKING:
+    from effbench.board.leaderboard import Leaderboard
+
+    from .plot import Plot
+
+_LONGEST = 80
+"""Characters of a file name, before its ending."""
+
+
+class PlotsReporter(Reporter):
+    """Speed and size against quality, cost by length, speedup by ranks: each of which a board has data."""
+
+    name: ClassVar = "plots"
+
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """`plots/MACHINE/BOARD-KIND.svg` and `.png`."""
+        plots = dict(_named(boards))
+        if not plots:
+            return {}
+        if importlib.util.find_spec("matplotlib") is None:
+            raise InputError("format 'plots' needs matplotlib: pip install 'effbench[plots]'")
+        from .style import drawn
+
+        return {f"{name}.{ending}": content for name, plot in plots.items() for ending, content in drawn(plot).items()}
+
+
+def _named(boards: "list[Leaderboard]") -> "Iterator[tuple[str, Plot]]":
+    """Plots by names that are safe in any file system and any link, whatever the board is called; each once."""
+    taken: set[str] = set()
+    for board in boards:
+        for plot in plots_of(board):
+            wanted = f"plots/{slug(board.machine)}/{slug(board.title)}-{plot.kind}"
+            name, number = wanted, 1
+            while name in taken:
+                number += 1
+                name = f"{wanted}-{number}"
+            taken.add(name)
+            yield name, plot
+
+
+def plots_of(board: "Leaderboard") -> "list[Plot]":
+    """Those that a board has data for."""
+    from .lengths import length_plots
+    from .tradeoff import tradeoff_plots
+    from .world_sizes import world_size_plots
+
+    return [*tradeoff_plots(board), *length_plots(board), *world_size_plots(board)]
+
+
+def slug(text: str) -> str:
+    """Lower-case ASCII letters, digits, dots and dashes; never empty, never a hidden file."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:_LONGEST].strip("-.") or "board"
+
+
+@hookimpl
+def register_reporters(register: Callable[[type[Reporter]], None]) -> None:
+    """Register the plots."""
+    register(PlotsReporter)
