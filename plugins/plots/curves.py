@@ -45,7 +45,7 @@ def draw_speedups(figure: "Figure", data: "Speedups") -> None:
     stacks = dict.fromkeys(stack.label for phase in data.phases for stack in phase.stacks)
     styles = _styles(stacks, ())
     sizes = {size for phase in data.phases for stack in phase.stacks for size in stack.ranks} | {1}
-    grid = figure.subplots(1, len(data.phases) + 1, squeeze=False, width_ratios=[1.0] * len(data.phases) + [0.55])
+    grid = figure.subplots(1, len(data.phases) + 1, squeeze=False, width_ratios=[1.0] * len(data.phases) + [0.62])
     *places, legend = list(grid.flat)
     figure.subplots_adjust(wspace=0.25, top=1 - 0.68 / figure.get_size_inches()[1])
     lines = {}
@@ -55,7 +55,7 @@ def draw_speedups(figure: "Figure", data: "Speedups") -> None:
         axes.set_yscale("log", base=2)
         ends = [min(sizes), max(sizes)]
         axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=(0, (1, 1.5)), zorder=1)
-        lines["ideal: N ranks, N times as fast"] = {"color": SOFT, "linewidth": 1, "linestyle": (0, (1, 1.5))}
+        lines["ideal: N ranks, N×"] = {"color": SOFT, "linewidth": 1, "linestyle": (0, (1, 1.5))}
         if data.bound:
             axes.plot(*zip(*data.bound, strict=True), color=SOFT, linewidth=1, linestyle="--", zorder=1)
             lines["what shared cores allow"] = {"color": SOFT, "linewidth": 1, "linestyle": "--"}
@@ -70,16 +70,23 @@ def draw_speedups(figure: "Figure", data: "Speedups") -> None:
 
 
 def _styles(labels: Iterable[str], baselines: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """By label, the baseline first."""
-    others = dict.fromkeys(labels)
+    """By label, the baseline first; in alphabetic order, so that boards of the same stacks have the same styles."""
+    others = sorted(set(labels))
     return dict.fromkeys(baselines, _BASELINE) | dict(zip(others, line_styles(len(others)), strict=True))
 
 
-def _line(axes: "Axes", xs: Iterable[int], ys: Iterable[float], ends: Iterable[tuple[float, float] | None], look: Mapping[str, Any]) -> None:
+def _line(
+    axes: "Axes", xs: Iterable[int], ys: Iterable[float], ends: Iterable[tuple[float, float] | None], look: Mapping[str, Any]
+) -> None:
     found = sorted(zip(xs, ys, ends, strict=True))
     middles = [y for _, y, _ in found]
     below, above = ([max(d, 0) for d in side] for side in zip(*(_arms(y, end) for _, y, end in found), strict=True))
-    axes.errorbar([x for x, _, _ in found], middles, yerr=[below, above], **({"linewidth": 1.1, "markersize": 4, "elinewidth": 0.7} | look))
+    axes.errorbar(
+        [x for x, _, _ in found],
+        middles,
+        yerr=[below, above],
+        **({"linewidth": 1.1, "markersize": 4, "elinewidth": 0.7} | look),
+    )
 
 
 def _arms(middle: float, ends: tuple[float, float] | None) -> tuple[float, float]:
@@ -89,5 +96,15 @@ def _arms(middle: float, ends: tuple[float, float] | None) -> tuple[float, float
 def _legend(axes: "Axes", styles: Mapping[str, Mapping[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], **({"linewidth": 1.1, "markersize": 4} | look), label=shortened(label, 28)) for label, look in styles.items()]
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.12, 1.02), ncols=math.ceil(len(handles) / _MOST_ROWS), handlelength=2.6, labelspacing=0.35)
+    handles = [
+        Line2D([], [], **({"linewidth": 1.1, "markersize": 4} | look), label=shortened(label, 28))
+        for label, look in styles.items()
+    ]
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(-0.12, 1.02),
+        ncols=math.ceil(len(handles) / _MOST_ROWS),
+        handlelength=2.6,
+        labelspacing=0.35,
+    )

@@ -23,7 +23,9 @@ Boxes = NDArray[np.float64]
 """(…, 4): left, bottom, right, top in pixels."""
 
 
-def place(axes: "Axes", labels: "Sequence[Annotation]", points: NDArray[np.float64], bars: Sequence[NDArray[np.float64]]) -> None:
+def place(
+    axes: "Axes", labels: "Sequence[Annotation]", points: NDArray[np.float64], bars: Sequence[NDArray[np.float64]]
+) -> None:
     """Move each label to the nearest place around its point that is free.
 
     Args:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from effbench_plugins.reporters.text import clean
 
 from .plot import Plot, under_title
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
 _TITLES = {
     "train.step_s": "training step (s)",
     "infer.prefill_s": "prefill (s)",
-    "infer.decode_token_s": "decoded token (s)",
+    "infer.decode_token_s": "decoded token (ms)",
     "train.peak_memory_bytes": "peak memory, training (MiB)",
     "infer.peak_memory_bytes": "peak memory, inference (MiB)",
 }
-_MIB = 2**20
+_UNITS = {"infer.decode_token_s": 1e-3, "train.peak_memory_bytes": 2**20, "infer.peak_memory_bytes": 2**20}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,9 @@ def length_plots(board: "Leaderboard") -> "Iterator[Plot[Growth]]":
         several = f"-batch-{group.batch_size}-{group.dtype}" if len(groups) > 1 else ""
         title = clean(board.title) + (f", batch size {group.batch_size}, {clean(group.dtype)}" if several else "")
         rows = math.ceil((len(panels) + 1) / 3)  # one place is the legend's
-        yield Plot(f"cost-by-length{several}", title, under_title(board), Growth(tuple(panels)), draw_growth, (9.4, 0.75 + 3 * rows))
+        yield Plot(
+            f"cost-by-length{several}", title, under_title(board), Growth(tuple(panels)), draw_growth, (9.4, 0.75 + 3 * rows)
+        )
 
 
 def _panel(board: "Leaderboard", metric: str, group: "Group") -> Panel:
@@ -83,7 +84,7 @@ def _curve(row: "Row", metric: str, group: "Group", baseline: str | None) -> Cur
     from effbench.board.stats import ratio_interval
 
     lengths = lengths_of(row, metric, group)
-    unit = _MIB if metric.endswith("_bytes") else 1
+    unit = _UNITS.get(metric, 1)
     costs, ends = [], []
     for length in lengths:
         shape = group.at(length)

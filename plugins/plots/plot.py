@@ -41,4 +41,6 @@ def under_title(board: "Leaderboard") -> str:
 
     first, last = board.rounds
     rounds = f"{last}" if first == last else f"{first} to {last}"
-    return clean(f"machine {board.machine} · rounds {rounds} · baseline {board.baseline or MISSING} · 95 % intervals over rounds")
+    return clean(
+        f"machine {board.machine} · rounds {rounds} · baseline {board.baseline or MISSING} · 95 % intervals over rounds"
+    )

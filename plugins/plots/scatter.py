@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .labels import place
-from .style import BLUE, HEAD, INK, ORANGE, PALE, SOFT, plain_log_ticks, shortened
+from .style import BLUE, HEAD, INK, LEFT, ORANGE, PALE, SOFT, ZERO, plain_log_ticks, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from .tradeoff import Point, Tradeoff
@@ -51,7 +52,7 @@ def _make_room(figure: "Figure", lines: int) -> None:
     for text in figure.texts:
         x, y = text.get_position()
         text.set_position((x * width / (width + 2.3), 1 - (1 - y) * height / new))
-    figure.subplots_adjust(left=0.62 / (width + 2.3), right=1 - 2.75 / (width + 2.3), bottom=0.5 / new, top=1 - HEAD / new)
+    figure.subplots_adjust(left=LEFT / (width + 2.3), right=1 - 2.75 / (width + 2.3), bottom=0.5 / new, top=1 - HEAD / new)
 
 
 def _scales(axes: "Axes", data: "Tradeoff") -> None:
@@ -73,12 +74,14 @@ def _symmetric_log(axes: "Axes", linear: float) -> None:
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}" if value else "0"))
-    axes.axhspan(-linear, linear, color="#f3f3f3", zorder=0, linewidth=0, label=f"linear within ±{linear:g}, logarithmic beyond")
+    axes.axhspan(
+        -linear, linear, color="#f3f3f3", zorder=0, linewidth=0, label=f"linear within ±{linear:g}, logarithmic beyond"
+    )
 
 
 def _lines(axes: "Axes", data: "Tradeoff") -> None:
-    axes.axvline(1, color=SOFT, linewidth=0.7, zorder=1)
-    axes.axhline(0, color=SOFT, linewidth=0.7, zorder=1)
+    axes.axvline(1, color=ZERO, linewidth=0.9, zorder=1)
+    axes.axhline(0, color=ZERO, linewidth=0.9, zorder=1)
     if data.floor is not None:
         axes.axhline(data.floor, color=ORANGE, linewidth=1, linestyle="--", zorder=1, label="quality floor of the suite")
     if len(corners := _steps(data)) > 1:
@@ -107,20 +110,37 @@ def _point(axes: "Axes", point: "Point") -> None:
         for name, middle, ends in (("xerr", point.x, point.x_ends), ("yerr", point.y, point.y_ends))
         if ends
     }
-    axes.errorbar([point.x], [point.y], **errors, elinewidth=0.7, ecolor=f"{shape['color']}80", zorder=3, linestyle="none", **shape)
+    axes.errorbar(
+        [point.x],
+        [point.y],
+        **errors,
+        elinewidth=0.7,
+        ecolor=SOFT if shape["color"] == PALE else f"{shape['color']}a0",
+        zorder=3,
+        linestyle="none",
+        **shape,
+    )
 
 
 def _limits(axes: "Axes", data: "Tradeoff") -> None:
-    """All points, and intervals up to as far again as the points reach: a very wide one leaves the picture, not the rest of it."""
-    xs = np.log([point.x for point in data.points] + [1.0])
-    reach = max(float(np.ptp(xs)), 0.1)
-    ends = np.log([end for point in data.points for end in point.x_ends or ()] or [1.0])
-    low, high = max(ends.min(), xs.min() - reach / 2), min(ends.max(), xs.max() + reach / 2)
-    low, high = min(low, xs.min()) - 0.07 * reach, max(high, xs.max()) + 0.07 * reach
-    axes.set_xlim(float(np.exp(low)), float(np.exp(high)))
-    plain_log_ticks(axes.xaxis, float(np.exp(low)), float(np.exp(high)), "×")
-    axes.margins(y=0.08)
-    axes.autoscale(axis="y")
+    """All points, and intervals up to half as far again as the points reach: a very wide one leaves the picture."""
+    points = data.points
+    xs = _reach(axes.xaxis, [1.0, *(p.x for p in points)], [end for p in points for end in p.x_ends or ()])
+    ys = _reach(axes.yaxis, [0.0, *(p.y for p in points)], [end for p in points for end in p.y_ends or ()])
+    axes.set_xlim(*xs)
+    axes.set_ylim(*ys)
+    plain_log_ticks(axes.xaxis, *xs, "×")
+
+
+def _reach(axis: "Axis", values: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
+    """Limits on the axis's own scale, with a margin."""
+    scale = axis.get_transform()
+    inner, outer = (scale.transform(np.array(part, dtype=float)) for part in (values, [*ends, *values]))
+    reach = max(float(np.ptp(inner)), 1e-3)
+    low = max(outer.min(), inner.min() - reach / 2) - 0.08 * reach
+    high = min(outer.max(), inner.max() + reach / 2) + 0.08 * reach
+    first, last = scale.inverted().transform(np.array([low, high]))
+    return float(first), float(last)
 
 
 def _labels(axes: "Axes", data: "Tradeoff", points: "Sequence[Point]", names: Sequence[str]) -> None:
@@ -162,7 +182,15 @@ def _legend(axes: "Axes", data: "Tradeoff") -> None:
     ]
     marks = [Line2D([], [], linestyle="none", markersize=5, label=name, **look) for name, look, there in kinds if there]
     lines, _ = axes.get_legend_handles_labels()
-    axes.legend(handles=[*marks, *lines], loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=6, borderpad=0.2, handletextpad=0.4, columnspacing=1.1)
+    axes.legend(
+        handles=[*marks, *lines],
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1),
+        ncols=6,
+        borderpad=0.2,
+        handletextpad=0.4,
+        columnspacing=1.1,
+    )
 
 
 def _key(axes: "Axes", points: "Sequence[Point]") -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .plot import Plot
 
-INK, SOFT, PALE, GRID = "#222222", "#767676", "#a0a0a0", "#e6e6e6"
+INK, SOFT, PALE, ZERO, GRID = "#222222", "#767676", "#a0a0a0", "#c4c4c4", "#e6e6e6"
 BLUE, ORANGE = "#0072b2", "#d55e00"
 _COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
@@ -51,13 +51,13 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "effbench",  # ids are the same every time
 }
 _DPI = 160
-HEAD = 0.72
-"""Inches above the axes for title, subtitle and legend."""
+LEFT, HEAD = 0.78, 0.72
+"""Inches left of the axes, and above them for title, subtitle and legend."""
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The project's style alone, whatever the user's matplotlibrc says; names in scripts that the font lacks are drawn as boxes."""
+    """The project's style alone, whatever matplotlibrc says; letters that the font lacks are drawn as boxes."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -77,7 +77,7 @@ def drawn(plot: "Plot[Any]") -> dict[str, bytes]:
         width, height = plot.size
         figure = Figure(figsize=plot.size, dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.subplots_adjust(left=0.62 / width, right=1 - 0.18 / width, bottom=0.5 / height, top=1 - HEAD / height)
+        figure.subplots_adjust(left=LEFT / width, right=1 - 0.18 / width, bottom=0.5 / height, top=1 - HEAD / height)
         figure.text(0.1 / width, 1 - 0.1 / height, shortened(plot.title, 88), va="top", size=10, weight="bold")
         figure.text(0.1 / width, 1 - 0.29 / height, shortened(plot.subtitle, 120), va="top", size=7.5, color=SOFT)
         plot.draw(figure, plot.data)
@@ -137,4 +137,4 @@ def empty(axes: "Axes") -> None:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.10g}" if abs(value) >= 1e-4 else f"{value:.3g}"
+    return f"{value:,.10g}" if abs(value) >= 1e-4 else f"{value:.3g}"

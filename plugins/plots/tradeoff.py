@@ -9,9 +9,6 @@ from effbench_plugins.reporters.text import clean, missing
 from .plot import Plot, shown, under_title
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from effbench.board.leaderboard import Leaderboard
 
 _COSTS = {

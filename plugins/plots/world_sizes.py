@@ -55,13 +55,15 @@ def world_size_plots(board: "Leaderboard") -> "Iterator[Plot[Speedups]]":
         weak = bool((frame["scaling"] == "weak").any())
         title = clean(board.title.replace(f", world_size {board.world_size}", ""))
         data = Speedups(tuple(phases), _bound(frame), weak)
-        yield Plot("speedup-by-ranks", title, under_title(board), data, draw_speedups, (2.2 + 2.9 * len(phases), 3.9))
+        yield Plot("speedup-by-ranks", title, under_title(board), data, draw_speedups, (2.6 + 2.9 * len(phases), 3.9))
 
 
 def _spreads(frame: "pd.DataFrame", key: str) -> tuple[Spread, ...]:
     found = []
     for label, own in frame.groupby("stack", sort=False):
-        entries = [entry for entry in own.to_dict("records") if not missing(entry[f"{key}_ratio"]) and entry[f"{key}_ratio"] > 0]
+        entries = [
+            entry for entry in own.to_dict("records") if not missing(entry[f"{key}_ratio"]) and entry[f"{key}_ratio"] > 0
+        ]
         if not any(entry["world_size"] > 1 for entry in entries):
             continue
         ranks = tuple(int(entry["world_size"]) for entry in entries)
