@@ -1,19 +1,17 @@
 """Plots of leaderboards, as SVG and PNG. Importing it needs no matplotlib."""
 
 import importlib.util
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import InputError, Reporter, hookimpl
 
+from ..reporters.text import slug
+
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
 
     from .plot import Plot
-
-_LONGEST = 80
-"""Characters of a file name, before its ending."""
 
 
 class PlotsReporter(Reporter):
@@ -54,11 +52,6 @@ def plots_of(board: "Leaderboard") -> "list[Plot]":
     from .world_sizes import world_size_plots
 
     return [*tradeoff_plots(board), *length_plots(board), *world_size_plots(board)]
-
-
-def slug(text: str) -> str:
-    """Lower-case ASCII letters, digits, dots and dashes; never empty, never a hidden file."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:_LONGEST].strip("-.") or "board"
 
 
 @hookimpl

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from effbench_plugins.reporters.text import clean
 
+from ..reporters.text import clean
 from .plot import Plot, under_title
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from effbench_plugins.reporters.text import clean, missing
-
+from ..reporters.text import clean, missing
 from .plot import Plot, shown, under_title
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
 
+from .latex import LatexReporter
 from .lengths import length_legend, length_tables
+from .parquet import ParquetReporter
 from .tables import Table, heading, legend, tables
 from .text import clean, missing
 from .world_sizes import world_size_legend, world_size_tables
@@ -206,5 +208,7 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         LengthsCsvReporter,
         WorldSizesCsvReporter,
         JsonReporter,
+        LatexReporter,
+        ParquetReporter,
     ):
         register(reporter)
