@@ -2,11 +2,10 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import InputError, Reporter, hookimpl
-
-from ..reporters.text import slug
+from effbench.plugin.reporter import slug
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
@@ -20,7 +19,7 @@ class PlotsReporter(Reporter):
     name: ClassVar = "plots"
 
     def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
-        """`plots/MACHINE/BOARD-KIND.svg` and `.png`."""
+        """`plots/MACHINE/SUITE/BOARD-KIND.svg` and `.png`."""
         plots = dict(_named(boards))
         if not plots:
             return {}
@@ -31,12 +30,13 @@ class PlotsReporter(Reporter):
         return {f"{name}.{ending}": content for name, plot in plots.items() for ending, content in drawn(plot).items()}
 
 
-def _named(boards: "list[Leaderboard]") -> "Iterator[tuple[str, Plot]]":
+def _named(boards: "list[Leaderboard]") -> "Iterator[tuple[str, Plot[Any]]]":
     """Plots by names that are safe in any file system and any link, whatever the board is called; each once."""
     taken: set[str] = set()
     for board in boards:
         for plot in plots_of(board):
-            wanted = f"plots/{slug(board.machine)}/{slug(board.title)}-{plot.kind}"
+            board_name = slug(board.title.removeprefix(f"{board.suite}: "))
+            wanted = f"plots/{slug(board.machine)}/{slug(board.suite)}/{board_name}-{plot.kind}"
             name, number = wanted, 1
             while name in taken:
                 number += 1
@@ -45,7 +45,7 @@ def _named(boards: "list[Leaderboard]") -> "Iterator[tuple[str, Plot]]":
             yield name, plot
 
 
-def plots_of(board: "Leaderboard") -> "list[Plot]":
+def plots_of(board: "Leaderboard") -> "list[Plot[Any]]":
     """Those that a board has data for."""
     from .lengths import length_plots
     from .tradeoff import tradeoff_plots

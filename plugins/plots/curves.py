@@ -1,7 +1,7 @@
 """Draws lines along lengths and ranks, each with a style of its own in every panel."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .style import INK, SOFT, empty, fixed_ticks, line_styles, plain_log_ticks, shortened
@@ -33,7 +33,7 @@ def draw_growth(figure: "Figure", data: "Growth") -> None:
         for curve in panel.curves:
             _line(axes, curve.lengths, curve.costs, curve.ends, styles[curve.label])
         fixed_ticks(axes.xaxis, {length for curve in panel.curves for length in curve.lengths})
-        plain_log_ticks(axes.yaxis, *axes.get_ylim())
+        plain_log_ticks(axes.yaxis, axes.get_ylim())
         axes.set_xlabel("sequence length (tokens)")
     for axes in places[len(data.panels) :]:
         empty(axes)
@@ -62,7 +62,7 @@ def draw_speedups(figure: "Figure", data: "Speedups") -> None:
         for stack in phase.stacks:
             _line(axes, stack.ranks, stack.speedups, stack.ends, styles[stack.label])
         fixed_ticks(axes.xaxis, sizes)
-        plain_log_ticks(axes.yaxis, *axes.get_ylim(), "×")
+        plain_log_ticks(axes.yaxis, axes.get_ylim(), "×")
         axes.set_xlabel("ranks" + (", weak scaling" if data.weak else ""))
     places[0].set_ylabel("speedup over a single rank")
     empty(legend)
@@ -76,7 +76,7 @@ def _styles(labels: Iterable[str], baselines: Iterable[str]) -> dict[str, dict[s
 
 
 def _line(
-    axes: "Axes", xs: Iterable[int], ys: Iterable[float], ends: Iterable[tuple[float, float] | None], look: Mapping[str, Any]
+    axes: "Axes", xs: Iterable[int], ys: Iterable[float], ends: Iterable[tuple[float, float] | None], look: dict[str, Any]
 ) -> None:
     found = sorted(zip(xs, ys, ends, strict=True))
     middles = [y for _, y, _ in found]
@@ -93,7 +93,7 @@ def _arms(middle: float, ends: tuple[float, float] | None) -> tuple[float, float
     return (middle - ends[0], ends[1] - middle) if ends else (0.0, 0.0)
 
 
-def _legend(axes: "Axes", styles: Mapping[str, Mapping[str, Any]]) -> None:
+def _legend(axes: "Axes", styles: dict[str, dict[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [

@@ -75,7 +75,7 @@ def _covers(boxes: Boxes, others: Boxes, gap: float) -> NDArray[np.float64]:
     """How many of the others each box overlaps."""
     a, b = boxes[:, None], others[None]
     apart = (a[..., :2] > b[..., 2:] + gap).any(axis=-1) | (a[..., 2:] < b[..., :2] - gap).any(axis=-1)
-    return (~apart).sum(axis=1).astype(np.float64)
+    return np.asarray((~apart).sum(axis=1), dtype=np.float64)
 
 
 def _move(label: "Annotation", offset: NDArray[np.float64]) -> None:

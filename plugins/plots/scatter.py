@@ -41,7 +41,7 @@ def draw(figure: "Figure", data: "Tradeoff") -> None:
     _labels(axes, data, points, names)
     _legend(axes, data)
     if numbered:
-        _key(axes, points)
+        _key(figure, axes, points)
 
 
 def _make_room(figure: "Figure", lines: int) -> None:
@@ -105,7 +105,7 @@ def _point(axes: "Axes", point: "Point") -> None:
         shape |= {"color": BLUE}
     elif not point.ranked:
         shape |= {"color": SOFT, "markerfacecolor": "white"}
-    errors = {
+    errors: dict[str, Any] = {
         name: [[max(middle - ends[0], 0)], [max(ends[1] - middle, 0)]]
         for name, middle, ends in (("xerr", point.x, point.x_ends), ("yerr", point.y, point.y_ends))
         if ends
@@ -129,7 +129,7 @@ def _limits(axes: "Axes", data: "Tradeoff") -> None:
     ys = _reach(axes.yaxis, [0.0, *(p.y for p in points)], [end for p in points for end in p.y_ends or ()])
     axes.set_xlim(*xs)
     axes.set_ylim(*ys)
-    plain_log_ticks(axes.xaxis, *xs, "×")
+    plain_log_ticks(axes.xaxis, xs, "×")
 
 
 def _reach(axis: "Axis", values: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
@@ -170,7 +170,7 @@ def _legend(axes: "Axes", data: "Tradeoff") -> None:
     """What the marks mean, of those that are there."""
     from matplotlib.lines import Line2D
 
-    kinds = [
+    kinds: list[tuple[str, dict[str, Any], bool]] = [
         ("baseline", {"marker": "D", "color": INK}, any(p.baseline for p in data.points)),
         ("on the front", {"marker": "o", "color": BLUE}, any(p.front and not p.baseline for p in data.points)),
         ("ranked", {"marker": "o", "color": PALE}, any(p.ranked and not p.front and not p.baseline for p in data.points)),
@@ -193,14 +193,11 @@ def _legend(axes: "Axes", data: "Tradeoff") -> None:
     )
 
 
-def _key(axes: "Axes", points: "Sequence[Point]") -> None:
+def _key(figure: "Figure", axes: "Axes", points: "Sequence[Point]") -> None:
     """Which number is which stack."""
-    _, height = axes.figure.get_size_inches()
-    top = axes.get_position().y1
-    pitch = _PITCH / height
-    right = axes.get_position().x1
+    place, pitch = axes.get_position(), _PITCH / figure.get_size_inches()[1]
     for number, point in enumerate(points):
         look: dict[str, Any] = {"va": "top", "size": 6.8, "color": INK, "weight": "bold" if point.front else "normal"}
-        y = top - number * pitch
-        axes.figure.text(right + 0.03, y, str(number + 1), ha="right", **look)
-        axes.figure.text(right + 0.037, y, shortened(point.label, 42), **look)
+        y = place.y1 - number * pitch
+        figure.text(place.x1 + 0.03, y, str(number + 1), ha="right", **look)
+        figure.text(place.x1 + 0.037, y, shortened(point.label, 42), **look)

@@ -21,7 +21,7 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 _COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES = ("-", "--", ":", "-.")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {  # matplotlib types each key
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that plots are the same everywhere
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -106,10 +106,11 @@ def line_styles(count: int) -> list[dict[str, Any]]:
     return [{"color": c, "marker": m, "linestyle": s} for c, m, s in islice(zip(colours, markers, lines, strict=False), count)]
 
 
-def plain_log_ticks(axis: "Axis", low: float, high: float, unit: str = "") -> None:
+def plain_log_ticks(axis: "Axis", limits: tuple[float, float], unit: str = "") -> None:
     """Ticks of a log axis as plain numbers: 1, 2, 5 of each decade, or the decades alone where there are many."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    low, high = limits
     decades = range(-12, 16)
     steps: tuple[float, ...] = (1, 2, 5)
     if high / low > 500:

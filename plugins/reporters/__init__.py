@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _INNER = frozenset({"settings", "table", "trials"})
 """What boards are made of, and reporters do not repeat."""
+_WIDTH = 120
 _IDENTITY = ["machine", "suite", "model", "workload", "title", "baseline"]
 
 
@@ -33,13 +34,19 @@ class TableReporter(TextReporter):
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """As wide as the terminal, 120 columns where there is none."""
+        return self._rendered(boards, shutil.get_terminal_size((_WIDTH, 24)).columns)
+
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """Of one width, whatever terminal it is written from."""
+        return {self.file: self._rendered(boards, _WIDTH).encode()}
+
+    def _rendered(self, boards: "list[Leaderboard]", width: int) -> str:
         from rich import box
         from rich.console import Console
         from rich.table import Table as Grid
         from rich.text import Text
 
         out = StringIO()
-        width = shutil.get_terminal_size((120, 24)).columns
         # Text objects are never read as markup, so names such as "[red]" or ":smile:" stay what they are.
         console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
         for board in boards:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from effbench.board.verdict import QUALITY, SIZE, SPEED
 from effbench.plugin import TextReporter
+from effbench.plugin.reporter import slug
 
 from .lengths import length_tables
 from .tables import Column, Entry, Table, laid_out
-from .text import MISSING, clean, counted, human_of, in_bytes, interval, join, missing, number, plain, signed, slug, three
+from .text import MISSING, clean, counted, human_of, in_bytes, interval, join, missing, number, plain, signed, three
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
@@ -113,11 +114,8 @@ def _tables(board: "Leaderboard") -> Iterator[tuple[str, str, Table]]:
         if table := laid_out(names, columns, entries):
             yield what, kind, table
     for titles, rows in length_tables(board):
-        yield (
-            _ALONG.get(titles[0]) or f"{titles[0].removesuffix(' at').capitalize()} by sequence length.",
-            slug(titles[0]),
-            _escaped(titles, rows),
-        )
+        what = _ALONG.get(titles[0]) or f"{titles[0].removesuffix(' at').capitalize()} by sequence length."
+        yield what, slug(titles[0]), _escaped(titles, rows)
     if board.world_sizes is not None:
         spread = [{str(key): value for key, value in entry.items()} for entry in board.world_sizes.to_dict("records")]
         if table := laid_out([_STACK, _RANKS], _ACROSS, spread):

@@ -68,12 +68,17 @@ def trials_frame(boards: "Sequence[Leaderboard]") -> "pd.DataFrame":
 
 def _typed(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """The narrowest type that holds all; what is of several types, as options may be, is JSON text."""
-    present = column.dropna()
-    kinds = set(map(type, present))
+    import pandas as pd
+
+    values = [None if absent else value for value, absent in zip(column, column.isna(), strict=True)]
+    kinds = {type(value) for value in values if value is not None}
     for dtype, allowed in (("boolean", {bool}), ("Int64", {int}), ("Float64", {int, float}), ("string", {str})):
         if kinds and kinds <= allowed:
-            return column.where(column.notna(), None).astype(dtype)
-    return present.map(canonical_json).reindex(column.index).astype("string")
+            return pd.Series(
+                [None if absent else value for value, absent in zip(column, column.isna(), strict=True)], dtype=dtype
+            )
+    texts = {index: canonical_json(value) for index, value in present.items()}
+    return pd.Series([texts.get(index) for index in column.index], dtype="string")
 
 
 def _parquet(frame: "pd.DataFrame") -> bytes:

@@ -1,12 +1,10 @@
 """Text of single figures. Every text that comes from a record is taken for hostile."""
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 MISSING = "–"
-_LONGEST_SLUG = 80
 
 
 def missing(value: Any) -> bool:
@@ -92,8 +90,3 @@ def _plain(value: float) -> str:
 def clean(text: str) -> str:
     """One line without control characters: escape sequences in a record must not reach a terminal."""
     return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
-
-
-def slug(text: str) -> str:
-    """A name of lower-case ASCII letters, digits, dots and dashes, fit for a file: never empty, hidden or a path."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:_LONGEST_SLUG].strip("-.") or "board"
