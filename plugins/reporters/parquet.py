@@ -74,11 +74,8 @@ def _typed(column: "pd.Series[Any]") -> "pd.Series[Any]":
     kinds = {type(value) for value in values if value is not None}
     for dtype, allowed in (("boolean", {bool}), ("Int64", {int}), ("Float64", {int, float}), ("string", {str})):
         if kinds and kinds <= allowed:
-            return pd.Series(
-                [None if absent else value for value, absent in zip(column, column.isna(), strict=True)], dtype=dtype
-            )
-    texts = {index: canonical_json(value) for index, value in present.items()}
-    return pd.Series([texts.get(index) for index in column.index], dtype="string")
+            return pd.Series(values, dtype=dtype)
+    return pd.Series([None if value is None else canonical_json(value) for value in values], dtype="string")
 
 
 def _parquet(frame: "pd.DataFrame") -> bytes:
