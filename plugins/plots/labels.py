@@ -16,7 +16,7 @@ _RADII = (6.0, 10.0, 16.0, 24.0, 34.0, 46.0, 60.0, 78.0)
 _ANGLES = tuple(math.radians(angle) for angle in range(0, 360, 15))
 _LEADER = 12.0
 """From this distance on a line leads to the point."""
-_LABEL, _MARKER, _OUTSIDE, _BAR = 60.0, 25.0, 80.0, 2.0
+_LABEL, _MARKER, _OUTSIDE, _BAR = 60.0, 25.0, 80.0, 4.0
 """What a label pays, in points of distance, for covering a label, a marker, the edge, an interval."""
 
 Boxes = NDArray[np.float64]

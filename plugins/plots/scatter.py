@@ -39,7 +39,7 @@ def draw(figure: "Figure", data: "Tradeoff") -> None:
     _limits(axes, data)
     names = [str(number + 1) if numbered else shortened(point.label) for number, point in enumerate(points)]
     _labels(axes, data, points, names)
-    _legend(axes, data)
+    _legend(figure, axes, data)
     if numbered:
         _key(figure, axes, points)
 
@@ -56,14 +56,21 @@ def _make_room(figure: "Figure", lines: int) -> None:
 
 
 def _scales(axes: "Axes", data: "Tradeoff") -> None:
+    from matplotlib.ticker import FuncFormatter
+
     axes.set_xscale("log")
     axes.set_xlabel(data.x_title)
     axes.set_ylabel(data.y_title)
+    axes.yaxis.set_major_formatter(FuncFormatter(_signed))
     axes.grid(visible=True)
     noise = [(point.y_ends[1] - point.y_ends[0]) / 2 for point in data.points if point.y_ends]
-    largest = max(abs(point.y) for point in data.points)
+    largest = max(abs(point.y) for point in _core(data))
     if noise and largest > _LINEAR_SPREAD * (typical := float(np.median(noise))):
         _symmetric_log(axes, 10.0 ** round(np.log10(max(typical, largest / 1000))))
+
+
+def _signed(value: float, _: object) -> str:
+    return f"{value:+.3g}".replace("-", "−") if abs(value) > 1e-12 else "0"
 
 
 def _symmetric_log(axes: "Axes", linear: float) -> None:
@@ -73,19 +80,15 @@ def _symmetric_log(axes: "Axes", linear: float) -> None:
     ticks = [0.0, *(sign * step * linear * 10**k for k in range(6) for step in (1, 3) for sign in (1, -1))]
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}" if value else "0"))
-    axes.axhspan(
-        -linear, linear, color="#f3f3f3", zorder=0, linewidth=0, label=f"linear within ±{linear:g}, logarithmic beyond"
-    )
+    axes.yaxis.set_major_formatter(FuncFormatter(_signed))
+    axes.axhspan(-linear, linear, color="#f3f3f3", zorder=0, linewidth=0, label=f"linear within ±{linear:g}, log beyond")
 
 
 def _lines(axes: "Axes", data: "Tradeoff") -> None:
     axes.axvline(1, color=ZERO, linewidth=0.9, zorder=1)
     axes.axhline(0, color=ZERO, linewidth=0.9, zorder=1)
-    if data.floor is not None:
-        axes.axhline(data.floor, color=ORANGE, linewidth=1, linestyle="--", zorder=1, label="quality floor of the suite")
     if len(corners := _steps(data)) > 1:
-        axes.plot(corners[:, 0], corners[:, 1], color=BLUE, linewidth=1, alpha=0.6, zorder=2, label="front of the estimates")
+        axes.plot(corners[:, 0], corners[:, 1], color=BLUE, linewidth=1, alpha=0.6, zorder=2)
 
 
 def _steps(data: "Tradeoff") -> NDArray[np.float64]:
@@ -123,22 +126,30 @@ def _point(axes: "Axes", point: "Point") -> None:
 
 
 def _limits(axes: "Axes", data: "Tradeoff") -> None:
-    """All points, and intervals up to half as far again as the points reach: a very wide one leaves the picture."""
-    points = data.points
-    xs = _reach(axes.xaxis, [1.0, *(p.x for p in points)], [end for p in points for end in p.x_ends or ()])
-    ys = _reach(axes.yaxis, [0.0, *(p.y for p in points)], [end for p in points for end in p.y_ends or ()])
+    """All that is ranked, and half as far again for intervals and for what is not: very far ones leave the picture."""
+    core, points = _core(data), data.points
+    xs = _reach(axes.xaxis, [1.0, *(p.x for p in core)], [end for p in points for end in (p.x, *(p.x_ends or ()))])
+    ys = _reach(axes.yaxis, [0.0, *(p.y for p in core)], [end for p in points for end in (p.y, *(p.y_ends or ()))])
     axes.set_xlim(*xs)
     axes.set_ylim(*ys)
     plain_log_ticks(axes.xaxis, xs, "×")
+    if data.floor is not None and ys[0] < data.floor < ys[1]:
+        axes.axhline(data.floor, color=ORANGE, linewidth=1, linestyle="--", zorder=1, label="quality floor")
+
+
+def _core(data: "Tradeoff") -> "list[Point]":
+    """What a plot must show: the ranked stacks and the baseline; all where nothing is ranked."""
+    return [point for point in data.points if point.ranked or point.baseline] or [*data.points]
 
 
 def _reach(axis: "Axis", values: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
     """Limits on the axis's own scale, with a margin."""
     scale = axis.get_transform()
     inner, outer = (scale.transform(np.array(part, dtype=float)) for part in (values, [*ends, *values]))
-    reach = max(float(np.ptp(inner)), 1e-3)
-    low = max(outer.min(), inner.min() - reach / 2) - 0.08 * reach
-    high = min(outer.max(), inner.max() + reach / 2) + 0.08 * reach
+    reach = float(np.ptp(inner))
+    margin = 0.08 * reach or 0.01
+    low = max(outer.min(), inner.min() - reach / 2) - margin
+    high = min(outer.max(), inner.max() + reach / 2) + margin
     first, last = scale.inverted().transform(np.array([low, high]))
     return float(first), float(last)
 
@@ -166,30 +177,37 @@ def _labels(axes: "Axes", data: "Tradeoff", points: "Sequence[Point]", names: Se
     place(axes, labels, np.array([[point.x, point.y] for point in points]), bars)
 
 
-def _legend(axes: "Axes", data: "Tradeoff") -> None:
+def _legend(figure: "Figure", axes: "Axes", data: "Tradeoff") -> None:
     """What the marks mean, of those that are there."""
     from matplotlib.lines import Line2D
 
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    beyond = sum(not (left < point.x < right and bottom < point.y < top) for point in data.points)
+    front = "front of the estimates"
     kinds: list[tuple[str, dict[str, Any], bool]] = [
         ("baseline", {"marker": "D", "color": INK}, any(p.baseline for p in data.points)),
-        ("on the front", {"marker": "o", "color": BLUE}, any(p.front and not p.baseline for p in data.points)),
+        (front, {"marker": "o", "color": BLUE, "linestyle": "-"}, any(p.front and not p.baseline for p in data.points)),
         ("ranked", {"marker": "o", "color": PALE}, any(p.ranked and not p.front and not p.baseline for p in data.points)),
         (
-            "not ranked (below the floor, at chance, …)",
+            "not ranked" + (f", {beyond} beyond the axes" if beyond else ""),
             {"marker": "o", "color": SOFT, "markerfacecolor": "white"},
             any(not p.ranked and not p.baseline for p in data.points),
         ),
     ]
-    marks = [Line2D([], [], linestyle="none", markersize=5, label=name, **look) for name, look, there in kinds if there]
+    plain: dict[str, Any] = {"linestyle": "none", "linewidth": 1, "markersize": 5}
+    marks = [Line2D([], [], label=name, **(plain | look)) for name, look, there in kinds if there]
     lines, _ = axes.get_legend_handles_labels()
     axes.legend(
         handles=[*marks, *lines],
         loc="lower left",
-        bbox_to_anchor=(-0.01, 1),
+        bbox_to_anchor=(0.005, axes.get_position().y1),
+        bbox_transform=figure.transFigure,
         ncols=6,
+        fontsize=7,
         borderpad=0.2,
+        handlelength=1.6,
         handletextpad=0.4,
-        columnspacing=1.1,
+        columnspacing=1.0,
     )
 
 

@@ -115,6 +115,8 @@ def plain_log_ticks(axis: "Axis", limits: tuple[float, float], unit: str = "") -
     steps: tuple[float, ...] = (1, 2, 5)
     if high / low > 500:
         steps = (1,)
+    elif high / low < 1.5:
+        steps = (1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 2, 2.5, 3, 4, 5, 6, 7, 8, 8.5, 9, 9.5)
     elif high / low < 8:
         steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high / low < 3 else (1, 1.5, 2, 3, 5, 7)
     wanted = [step * 10.0**decade for decade in decades for step in steps]

@@ -80,8 +80,8 @@ def _ends(row: "dict[Any, Any]", key: str) -> tuple[float, float] | None:
 
 
 def _compressed(points: "list[Point]", board: "Leaderboard", key: str) -> bool:
-    """Whether some stack is stored in other bytes; without zeros, whether leaving them out matters to some stack."""
-    if all(abs(point.x - 1) <= _NO_CHANGE for point in points):
+    """Whether some ranked stack is stored in other bytes; without zeros, whether leaving them out matters to some stack."""
+    if all(abs(point.x - 1) <= _NO_CHANGE for point in points if point.ranked):
         return False
     if key == "checkpoint":
         return True

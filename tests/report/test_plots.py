@@ -2,6 +2,7 @@ import ast
 import io
 import re
 import struct
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
@@ -204,6 +205,26 @@ def test_many_names_become_numbers_with_a_key():
     text = text_of(drawn(by_kind(board_of(trials(speeds), SETTINGS))["quality-train-speed"])["svg"])
     assert all(name in text for name in speeds)
     assert re.search(r"\b25\b", text)
+
+
+def test_the_legend_of_everything_at_once_fits_into_the_picture():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bits = {"full": 2.0, "fast": 2.0002, "slow": 2.0001, "wide": 2.08, "broken": 9.0}
+    speeds = {"full": 1000, "fast": 2000, "slow": 500, "wide": 600, "broken": 9000}
+    plot = by_kind(board(bits=bits, speeds=speeds))["quality-train-speed"]
+    ends = {"slow": (-0.0001, 0.0003), "wide": (0.07, 0.09), "fast": (0.0001, 0.0003)}
+    uncertain = tuple(replace(point, y_ends=ends.get(point.label)) for point in plot.data.points)
+    with styled():
+        figure = Figure(figsize=plot.size, dpi=100)
+        FigureCanvasAgg(figure)
+        plot.draw(figure, replace(plot.data, points=uncertain, floor=0.08))
+        [legend] = [axes.get_legend() for axes in figure.axes]
+        words = [text.get_text() for text in legend.get_texts()]
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+    assert [word.split()[0] for word in words] == ["baseline", "front", "ranked", "not", "linear", "quality"]
+    assert "1 beyond the axes" in words[3]
 
 
 def test_labels_overlap_neither_each_other_nor_points_nor_the_edge():
