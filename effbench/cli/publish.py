@@ -47,12 +47,14 @@ def publish(
     """
     from effbench.plugin.discovery import discover
     from effbench.publish.folder import Folder
+    from effbench.publish.hub import Hub
     from effbench.publish.readme import updated
 
     if readme is None and (readme_suite or readme_plot):
         raise InputError("--readme-suite and --readme-plot say what --readme FILE shows: add it")
     if check and hub:
         raise InputError("--check writes nothing: leave out --hub")
+    dataset = Hub(hub, hub_endpoint, private=hub_private) if hub else None  # a wrong name is told before the work
     folder, catalog, boards = Folder(to), discover(), _boards(path)
     files = _files(boards, catalog, format_)
     page = updated(readme, _block(boards, catalog, files, (to, readme), (readme_suite, readme_plot))) if readme else None
@@ -66,10 +68,8 @@ def publish(
 
         write_atomic(readme.resolve(), page[1])
         typer.echo(f"{readme}: block updated")
-    if hub:
-        from effbench.publish.hub import Hub
-
-        typer.echo(f"pushed: {Hub(hub, hub_endpoint, private=hub_private).push(files, boards)}")
+    if dataset:
+        typer.echo(f"pushed: {dataset.push(files, boards)}")
 
 
 def _boards(path: Path) -> "list[Leaderboard]":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PlotsReporter(Reporter):
-    """Speed and size against quality, cost by length, speedup by ranks: each of which a board has data."""
+    """Quality against speed and size, cost by length, speedup by ranks, where a board has data."""
 
     name: ClassVar = "plots"
 

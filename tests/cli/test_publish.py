@@ -286,6 +286,7 @@ def test_without_both_markers_nothing_is_written(results, tmp_path, readme, text
         (["--readme-suite", "alpha"], "--readme FILE"),
         (["--readme", "missing.md"], "cannot be read"),
         (["--check", "--hub", "a/b"], "--hub"),
+        (["--hub", "name"], "ORG/NAME"),
     ],
 )
 def test_impossible_options_are_one_clear_line(results, tmp_path, arguments, words):
