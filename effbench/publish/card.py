@@ -13,8 +13,8 @@ _TEXT = """\
 # {title}
 
 Which techniques make language models cheaper to train and to run, on which machine, and at what cost in quality: leaderboards
-and the trials behind them, put together by effbench {version}. Every ratio is to the baseline of its suite and has a 95 % interval
-over rounds; a leaderboard orders nothing that its data cannot order.
+and the trials behind them, put together by effbench {version}. Every ratio is to the baseline of its suite and has a 95 %
+interval over rounds; a leaderboard orders nothing that its data cannot order.
 
 ## Boards
 
