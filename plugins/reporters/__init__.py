@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from effbench.plugin import Reporter, TextReporter, hookimpl
 
 from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter
-from .layout import Section, in_markdown, in_terminal
+from .latex import LatexReporter
+from .layout import Section, TerminalReporter, in_markdown
 from .lengths import length_legend, length_tables
 from .machines import machine_sections
 from .pareto import ParetoCsvReporter, ParetoJsonReporter, ParetoMarkdownReporter, ParetoTableReporter
+from .parquet import ParquetReporter
 from .pytest_benchmark import PytestBenchmarkReporter
 from .tables import heading, legend, tables
 from .text import missing
@@ -23,18 +25,19 @@ if TYPE_CHECKING:
 
 _INNER = frozenset({"settings", "table", "trials"})
 """What boards are made of, and reporters do not repeat."""
+_WIDTH = 120
 _IDENTITY = ["machine", "suite", "model", "workload", "title", "baseline"]
 
 
-class TableReporter(TextReporter):
+class TableReporter(TerminalReporter):
     """Tables for a terminal."""
 
     name: ClassVar = "table"
     file: ClassVar = "leaderboard.txt"
 
-    def render(self, boards: "list[Leaderboard]") -> str:
-        """As wide as the terminal, 120 columns where there is none."""
-        return in_terminal([*map(_section, boards), *machine_sections(boards)])
+    def sections(self, boards: "list[Leaderboard]") -> list[Section]:
+        """One per board, and one per set of boards that stand on several machines."""
+        return [*map(_section, boards), *machine_sections(boards)]
 
 
 class MarkdownReporter(TextReporter):
@@ -196,5 +199,7 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         ClaimsMarkdownReporter,
         ClaimsCsvReporter,
         ClaimsJsonReporter,
+        LatexReporter,
+        ParquetReporter,
     ):
         register(reporter)

@@ -1,14 +1,13 @@
 """Published claims and what the records say of them: terminal, Markdown, CSV, JSON."""
 
 import json
-import shutil
-from io import StringIO
 from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import TextReporter
 
-from .text import clean, markdown, markdown_row, missing
+from .layout import Section, TerminalReporter, in_markdown
+from .text import clean, missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,36 +31,15 @@ class ClaimsReporter(TextReporter):
         return super().files(boards) if any(board.settings.claims for board in boards) else {}
 
 
-class ClaimsTableReporter(ClaimsReporter):
+class ClaimsTableReporter(ClaimsReporter, TerminalReporter):
     """Claims for a terminal."""
 
     name: ClassVar = "claims-table"
     file: ClassVar = "claims.txt"
 
-    def render(self, boards: "list[Leaderboard]") -> str:
-        """How many of each verdict, then a table per machine and suite, as wide as the terminal."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table as Grid
-        from rich.text import Text
-
-        out = StringIO()
-        width = shutil.get_terminal_size((120, 24)).columns
-        # Text objects are never read as markup, so names such as "[red]" or ":smile:" stay what they are.
-        console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
-        summary, sections = _content(boards)
-        console.print(Text(summary))
-        for title, rows in sections:
-            console.print()
-            console.print(Text(title))
-            grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-            for name, ratio in zip(_TITLES, (None, 5, 6, 3), strict=True):
-                grid.add_column(Text(name), overflow="fold", no_wrap=ratio is None, ratio=ratio)
-            for row in rows:
-                grid.add_row(*map(Text, row))
-            console.print(grid)
-        console.print(Text(_LEGEND))
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    def sections(self, boards: "list[Leaderboard]") -> list[Section]:
+        """How many of each verdict, then one per machine and suite."""
+        return _sections(boards)
 
 
 class ClaimsMarkdownReporter(ClaimsReporter):
@@ -72,12 +50,7 @@ class ClaimsMarkdownReporter(ClaimsReporter):
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """How many of each verdict, then a section per machine and suite."""
-        summary, sections = _content(boards)
-        lines = ["# Published claims", "", markdown(summary), ""]
-        for title, rows in sections:
-            table = [_TITLES, ["---"] * len(_TITLES), *rows]
-            lines += [f"## {markdown(title)}", "", *map(markdown_row, table), ""]
-        return "\n".join([*lines, _LEGEND, ""])
+        return in_markdown("Published claims", _sections(boards))
 
 
 class ClaimsCsvReporter(ClaimsReporter):
@@ -112,15 +85,16 @@ class ClaimsJsonReporter(ClaimsReporter):
         return json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _content(boards: "list[Leaderboard]") -> "tuple[str, list[tuple[str, list[list[str]]]]]":
-    """The counts, and rows of cells below a title for each machine and suite."""
+def _sections(boards: "list[Leaderboard]") -> list[Section]:
+    """The counts with the legend, and a table below a title for each machine and suite."""
     from effbench.board.claims import counts, judge_all
 
     judgements = judge_all(boards)
     numbers = ", ".join(f"{count} {verdict}" for verdict, count in counts(judgements).items() if count)
     summary = f"verdicts on claims: {numbers}" if judgements else "no claims in the suites of these records"
     groups = groupby(judgements, key=lambda j: (j.machine, j.suite))
-    return summary, [(clean(f"{suite} on {machine}"), _rows(list(own))) for (machine, suite), own in groups]
+    tables = [(f"{suite} on {machine}", _rows(list(own))) for (machine, suite), own in groups]
+    return [Section([summary], [], [], _LEGEND), *(Section([title], [(_TITLES, rows)], [], "") for title, rows in tables)]
 
 
 def _rows(judgements: "Sequence[Judgement]") -> list[list[str]]:

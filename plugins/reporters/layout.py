@@ -1,12 +1,21 @@
 """Sections of tables and notes as one text, for a terminal and in Markdown."""
 
 import shutil
+from abc import abstractmethod
 from collections.abc import Iterable
 from io import StringIO
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from effbench.plugin import TextReporter
 
 from .tables import Table
 from .text import clean, markdown, markdown_row
+
+if TYPE_CHECKING:
+    from effbench.board.leaderboard import Leaderboard
+
+WIDTH = 120
+"""Columns where there is no terminal."""
 
 
 class Section(NamedTuple):
@@ -19,15 +28,30 @@ class Section(NamedTuple):
     legend: str
 
 
-def in_terminal(sections: Iterable[Section]) -> str:
-    """As wide as the terminal, 120 columns where there is none."""
+class TerminalReporter(TextReporter):
+    """Sections for a terminal."""
+
+    @abstractmethod
+    def sections(self, boards: "list[Leaderboard]") -> Iterable[Section]:
+        """What is shown."""
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """As wide as the terminal."""
+        return in_terminal(self.sections(boards), shutil.get_terminal_size((WIDTH, 24)).columns)
+
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """Of one width, whatever terminal it is written from."""
+        return {self.file: in_terminal(self.sections(boards), WIDTH).encode()}
+
+
+def in_terminal(sections: Iterable[Section], width: int) -> str:
+    """Tables of at most so many columns of text."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
 
     out = StringIO()
-    width = shutil.get_terminal_size((120, 24)).columns
     # Text objects are never read as markup, so names such as "[red]" or ":smile:" stay what they are.
     console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
     for section in sections:
@@ -52,10 +76,9 @@ def in_markdown(title: str, sections: Iterable[Section]) -> str:
     lines = [f"# {title}", ""]
     for section in sections:
         name, *details = (markdown(clean(line)) for line in section.heading)
-        lines += [f"## {name}", "", *(f"{detail}  " for detail in details), ""]
+        blocks = [[f"## {name}"], [f"{detail}  " for detail in details]]
         for titles, cells in section.tables:
-            rows = [titles, ["---"] * len(titles), *cells]
-            lines += [markdown_row(row) for row in rows] + [""]
-        lines += [f"- {markdown(clean(note))}" for note in section.notes]
-        lines += ["", section.legend, ""]
+            blocks.append([markdown_row(row) for row in (titles, ["---"] * len(titles), *cells)])
+        blocks += [[f"- {markdown(clean(note))}" for note in section.notes], [section.legend] if section.legend else []]
+        lines += [line for block in blocks if block for line in (*block, "")]
     return "\n".join(lines)

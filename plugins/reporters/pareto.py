@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import InputError, TextReporter
 
-from .layout import Section, in_markdown, in_terminal
+from .layout import Section, TerminalReporter, in_markdown
 from .tables import Column, Entry, laid_out
 from .text import MISSING, clean, human_of, missing, number, plain
 
@@ -32,15 +32,15 @@ class ParetoReporter(TextReporter):
             return {}
 
 
-class ParetoTableReporter(ParetoReporter):
+class ParetoTableReporter(ParetoReporter, TerminalReporter):
     """Fronts for a terminal."""
 
     name: ClassVar = "pareto-table"
     file: ClassVar = "pareto.txt"
 
-    def render(self, boards: "list[Leaderboard]") -> str:
-        """As wide as the terminal."""
-        return in_terminal(map(_section, _fronts(boards)))
+    def sections(self, boards: "list[Leaderboard]") -> list[Section]:
+        """One per front."""
+        return [*map(_section, _fronts(boards))]
 
 
 class ParetoMarkdownReporter(ParetoReporter):

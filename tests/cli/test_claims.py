@@ -122,5 +122,5 @@ def test_a_run_leaves_claims_beside_its_records_where_there_are_some(results, ca
     folder = results / "machine" / "s"
     show(folder, results)
     assert "CLAIMS.md" in capsys.readouterr().out
-    assert (folder / "CLAIMS.md").read_text().startswith("# Published claims\n\nverdicts on claims: 1 SUPPORTED")
+    assert (folder / "CLAIMS.md").read_text().startswith("# Published claims\n\n## verdicts on claims: 1 SUPPORTED")
     assert len((folder / "claims.csv").read_text().splitlines()) == 3
