@@ -1,13 +1,12 @@
 """`effbench claims`: what the records say of published claims."""
 
-import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from effbench.plugin.errors import InputError, unknown
+from effbench.cli.boards import FormatOption, ResultsArgument, boards_of, reporter_of
+from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def claims(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A results folder, or any folder within it.")],
+    path: ResultsArgument,
     suite: Annotated[
         list[str] | None,
         typer.Option(metavar="SUITE", help="Judge by this suite's claims and not by those beside the records; repeatable."),
     ] = None,
-    format_: Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")] = "table",
+    format_: FormatOption = "table",
 ) -> None:
     """Judge published claims by the records of a results folder: SUPPORTED, REFUTED, UNCLEAR or NOT-APPLICABLE, with evidence.
 
@@ -32,24 +31,14 @@ def claims(
     Examples: effbench claims effbench-results; effbench claims results --suite peft --suite pruning;
     effbench claims results --suite my.toml --format markdown
     """
-    from effbench.board.leaderboard import build
     from effbench.plan.suite import find_suite, read_suite
     from effbench.plugin.discovery import discover
 
-    catalog = discover()
-    formats = [name.removeprefix("claims-") for name in catalog.reporters.names() if name.startswith("claims-")]
-    if format_ not in formats:
-        raise unknown("format", format_, formats)
+    reporter = reporter_of(discover(), "claims", format_)
     given = [read_suite(find_suite(reference)) for reference in suite or ()]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        boards = build(path)
-    for problem in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
-        typer.echo(f"effbench: {problem}", err=True)
-    if not boards:
-        typer.echo(f"effbench: no trial records below {path}", err=True)
+    boards = boards_of(path)
     shown = _judged_by(boards, given) if given else boards
-    typer.echo(catalog.text_reporter(f"claims-{format_}").render(shown))
+    typer.echo(reporter.render(shown))
     if not given and (newer := _with_other_claims(boards)):
         options = " ".join(f"--suite {name}" for name in newer)
         typer.echo(

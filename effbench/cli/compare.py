@@ -1,12 +1,12 @@
 """`effbench compare`: two sets of records, cell by cell."""
 
 import re
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effbench.cli.boards import warnings_told
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,11 +50,8 @@ def compare(
         raise InputError(f"--format {format_}: not one of {', '.join(_FORMATS)}")
     given = {"speed": fraction("--fail-on-slower", fail_on_slower), "quality": fraction("--fail-on-worse", fail_on_worse)}
     margins = Margins(**{name: margin for name, margin in given.items() if margin is not None})
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with warnings_told():
         found = compare_frames(_load(old), _load(new), margins, relative=relative)
-    for problem in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
-        typer.echo(f"effbench: {problem}", err=True)
     typer.echo(RENDER[format_](found))
     if all(margin is None for margin in given.values()):
         return

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from typing import Any, NamedTuple
 
-from effbench_plugins.reporters.text import (  # type: ignore[import-untyped] # checked as `plugins`
+from effbench.board.compare import FAILS, IMPROVEMENTS, REGRESSIONS, RUNS, Comparison
+from effbench.board.verdict import SAME, UNCLEAR
+from effbench.plugin.text import (
     clean,
     human_of,
     interval,
@@ -17,9 +19,6 @@ from effbench_plugins.reporters.text import (  # type: ignore[import-untyped] # 
     plain,
     three,
 )
-
-from effbench.board.compare import FAILS, IMPROVEMENTS, REGRESSIONS, RUNS, Comparison
-from effbench.board.verdict import SAME, UNCLEAR
 
 GITHUB_LIMIT = 65_536
 """Characters of a comment."""

@@ -1,12 +1,12 @@
 """`effbench publish`: leaderboards in all formats, into a folder, a README and the Hugging Face Hub."""
 
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effbench.cli.boards import ResultsArgument, boards_of
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def publish(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A results folder, or any folder within it.")],
+    path: ResultsArgument,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the files go.")],
     format_: Annotated[
         list[str] | None, typer.Option("--format", metavar="NAME", help="Only this format; may be repeated. Otherwise, all.")
@@ -55,7 +55,9 @@ def publish(
     if check and hub:
         raise InputError("--check writes nothing: leave out --hub")
     dataset = Hub(hub, hub_endpoint, private=hub_private) if hub else None  # a wrong name is told before the work
-    folder, catalog, boards = Folder(to), discover(), _boards(path)
+    folder, catalog, boards = Folder(to), discover(), boards_of(path)
+    if not boards:
+        raise InputError(f"{path}: nothing to publish")
     files = _files(boards, catalog, format_)
     page = updated(readme, _block(boards, catalog, files, (to, readme), (readme_suite, readme_plot))) if readme else None
     if check:
@@ -70,20 +72,6 @@ def publish(
         typer.echo(f"{readme}: block updated")
     if dataset:
         typer.echo(f"pushed: {dataset.push(files, boards)}")
-
-
-def _boards(path: Path) -> "list[Leaderboard]":
-    """InputError where there is nothing to publish; what cannot be read is named on stderr."""
-    from effbench.board.leaderboard import build
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        boards = build(path)
-    for problem in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
-        typer.echo(f"effbench: {problem}", err=True)
-    if not boards:
-        raise InputError(f"no trial records below {path}: nothing to publish")
-    return boards
 
 
 def _files(boards: "list[Leaderboard]", catalog: "Catalog", formats: list[str] | None) -> dict[str, bytes]:

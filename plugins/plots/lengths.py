@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..reporters.text import clean
+from effbench.plugin.text import clean
+
 from .plot import Plot, under_title
 
 if TYPE_CHECKING:

@@ -30,14 +30,14 @@ class Plot(Generic[Data]):
 
 def shown(value: Any) -> float | None:
     """A number, or None for what is missing."""
-    from ..reporters.text import missing
+    from effbench.plugin.text import missing
 
     return None if missing(value) else float(value)
 
 
 def under_title(board: "Leaderboard") -> str:
     """Where and how often it was measured."""
-    from ..reporters.text import MISSING, clean
+    from effbench.plugin.text import MISSING, clean
 
     first, last = board.rounds
     rounds = f"{last}" if first == last else f"{first} to {last}"

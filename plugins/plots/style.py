@@ -92,7 +92,7 @@ def drawn(plot: "Plot[Any]") -> dict[str, bytes]:
 
 def shortened(text: str, longest: int = 30) -> str:
     """A name of one line that leaves room for others."""
-    from ..reporters.text import clean
+    from effbench.plugin.text import clean
 
     text = clean(text)
     half = (longest - 1) // 2  # from the middle: names often begin alike, and their ends tell them apart

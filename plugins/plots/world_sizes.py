@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..reporters.text import clean, missing
+from effbench.plugin.text import clean, missing
+
 from .plot import Plot, shown, under_title
 
 if TYPE_CHECKING:

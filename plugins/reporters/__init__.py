@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
+from effbench.plugin.text import missing
 
 from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter
 from .latex import LatexReporter
@@ -15,7 +16,6 @@ from .pareto import ParetoCsvReporter, ParetoJsonReporter, ParetoMarkdownReporte
 from .parquet import ParquetReporter
 from .pytest_benchmark import PytestBenchmarkReporter
 from .tables import heading, legend, tables
-from .text import missing
 from .world_sizes import world_size_legend, world_size_tables
 
 if TYPE_CHECKING:

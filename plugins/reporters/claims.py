@@ -5,9 +5,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import TextReporter
+from effbench.plugin.text import clean, missing
 
 from .layout import Section, TerminalReporter, in_markdown
-from .text import clean, missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING, ClassVar
 from effbench.board.verdict import QUALITY, SIZE, SPEED
 from effbench.plugin import TextReporter
 from effbench.plugin.reporter import slug
+from effbench.plugin.text import (
+    MISSING,
+    clean,
+    counted,
+    human_of,
+    in_bytes,
+    interval,
+    join,
+    missing,
+    number,
+    plain,
+    signed,
+    three,
+)
 
 from .lengths import length_tables
 from .tables import Column, Entry, Table, laid_out
-from .text import MISSING, clean, counted, human_of, in_bytes, interval, join, missing, number, plain, signed, three
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

@@ -7,9 +7,9 @@ from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
 from effbench.plugin import TextReporter
+from effbench.plugin.text import clean, markdown, markdown_row
 
 from .tables import Table
-from .text import clean, markdown, markdown_row
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

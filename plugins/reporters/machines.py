@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from effbench.plugin.text import MISSING, clean, join, plain
+
 from .layout import Section
 from .tables import Column, Entry, laid_out, quality, ratio
-from .text import MISSING, clean, join, plain
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

@@ -4,10 +4,10 @@ import json
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import InputError, TextReporter
+from effbench.plugin.text import MISSING, clean, human_of, missing, number, plain
 
 from .layout import Section, TerminalReporter, in_markdown
 from .tables import Column, Entry, laid_out
-from .text import MISSING, clean, human_of, missing, number, plain
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from effbench.plugin import Reporter
 from effbench.plugin.cell import canonical_json
 from effbench.plugin.mark import mark_of
-
-from .text import missing
+from effbench.plugin.text import missing
 
 if TYPE_CHECKING:
     import pandas as pd

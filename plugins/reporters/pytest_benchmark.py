@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from effbench.plugin import TextReporter
 from effbench.plugin.errors import InputError
-
-from .text import clean
+from effbench.plugin.text import clean
 
 if TYPE_CHECKING:
     import pandas as pd

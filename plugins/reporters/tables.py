@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .text import (
+from effbench.plugin.text import (
     MISSING,
     clean,
     counted,

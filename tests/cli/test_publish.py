@@ -223,7 +223,7 @@ def test_an_unknown_suite_or_plot_is_told_with_what_there_is(results, tmp_path, 
 
 def test_no_records_are_an_error_and_a_file_is_no_folder(results, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "no trial records" in publish(tmp_path / "empty", "--to", tmp_path / "site", code=2)
+    assert "nothing to publish" in publish(tmp_path / "empty", "--to", tmp_path / "site", code=2)
     (tmp_path / "file").write_text("")
     assert "is a file" in publish(results, "--to", tmp_path / "file", *QUICK, code=2)
 
