@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from effbench.board.chance import chance_notes
 from effbench.board.frame import load
 from effbench.board.measures import measures_of
@@ -68,18 +70,17 @@ class Leaderboard:
 
 def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None) -> list[Leaderboard]:
     """Leaderboards of a results folder, or of a frame that `load` made. `settings` stands for each suite's own."""
-    import pandas as pd
-
-    frame = source if isinstance(source, pd.DataFrame) else load(source)
+    frame = load(source) if isinstance(source, str | Path) else source
     if frame.empty:
         return []
     current, older = _current(frame)
+    older_counts = {ids: len(trials) for ids, trials in older.groupby(_BOARD, observed=True).groups.items()}
     boards = []
-    for ids, group in current.groupby(_BOARD, sort=True):
-        older_trials = int((older[_BOARD] == pd.Series(ids, index=_BOARD)).all(axis=1).sum())
+    for ids, group in current.groupby(_BOARD, sort=True, observed=True):
+        older_trials = older_counts.get(ids, 0)
         notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
         apart = [column for column in _APART if group[column].nunique() > 1]
-        for _, together in group.groupby(_APART[:-1], sort=True):
+        for _, together in group.groupby(_APART[:-1], sort=True, observed=True):
             largest = together["world_size"].max()
             for world_size, own in together.groupby("world_size", sort=True):
                 named = own[_APART].iloc[0]
@@ -107,12 +108,19 @@ def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     A run writes rounds from 1 upwards over what is there, so the fingerprint at a cell's lowest round is its newest. Copies
     and git checkouts change a file's time, but not this.
     """
+    import pandas as pd
+
     cell = ["machine", "cell_id"]
-    frame = frame.drop_duplicates([*cell, "session", "round", "fingerprint", "metric"])
-    first = ~frame.duplicated([*cell, "session", "round", "fingerprint"])
+    trial = [*cell, "session", "round", "fingerprint"]
+    frame = frame[~frame.duplicated([*trial, "metric"])].reset_index(drop=True)
+    first = ~frame.duplicated(trial)
     frame = frame.assign(first=first)
-    newest = frame.sort_values(["round", "fingerprint"]).groupby(cell)["fingerprint"].transform("first")
-    is_current = frame["fingerprint"] == newest.reindex(frame.index)
+    newest = frame[first].sort_values(["round", "fingerprint"]).drop_duplicates(cell).index
+    numbers = frame.groupby(cell, observed=True).ngroup().to_numpy()
+    fingerprints, _ = pd.factorize(frame["fingerprint"])
+    of_cell = np.empty(len(newest), dtype=fingerprints.dtype)
+    of_cell[numbers[newest]] = fingerprints[newest]
+    is_current = fingerprints == of_cell[numbers]
     return frame[is_current], frame[~is_current & first]
 
 
