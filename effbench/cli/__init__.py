@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, doctor, estimate, join, listing, plan, profile, run, tune
+from effbench.cli import board, calibrate, doctor, estimate, join, listing, pack, plan, profile, run, tune
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app = typer.Typer(
 _COMMANDS = (
     run.run,
     board.board,
+    pack.pack,
+    pack.unpack,
     listing.list_,
     plan.plan,
     estimate.estimate,

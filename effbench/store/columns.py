@@ -26,7 +26,7 @@ METRIC_COLUMNS = ("metric", "value", "low", "high", "n", "unit")
 NUMBERS = frozenset({"round", "seq_len", "batch_size", "paired_batch", "world_size", "steps", "threads"})
 """Columns of integers; all others are text."""
 _OPTIONAL = frozenset({"steps", "dirty", "leaks", "train_phase", "infer_phase", "samples"})
-_DISTINCT = frozenset({"file", "samples"})
+DISTINCT = frozenset({"file", "samples"})
 """Text that hardly repeats, so that no dictionary is kept of it."""
 _LARGEST = 2**63 - 1
 
@@ -39,7 +39,7 @@ def schema() -> "pa.Schema":
     word = pa.dictionary(pa.int32(), pa.string())
 
     def type_of(name: str) -> pa.DataType:
-        return pa.int64() if name in NUMBERS else pa.string() if name in _DISTINCT else word
+        return pa.int64() if name in NUMBERS else pa.string() if name in DISTINCT else word
 
     types = (word, pa.float64(), pa.float64(), pa.float64(), pa.int64(), word)
     metrics = pa.list_(pa.field("element", pa.struct(list(zip(METRIC_COLUMNS, types, strict=True)))))
@@ -80,7 +80,7 @@ class Columns:
         columns = []
         for position, name in enumerate(TRIAL_COLUMNS):
             values = pa.array((row[position] for row in self._rows), pa.int64() if name in NUMBERS else pa.string())
-            columns.append(values if name in NUMBERS | _DISTINCT else values.dictionary_encode())
+            columns.append(values if name in NUMBERS | DISTINCT else values.dictionary_encode())
         return pa.Table.from_arrays([*columns, self._metrics.array()], schema=schema())
 
     def _trial(self, file: str, record: Record) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-SIDECAR_SUFFIX = ".samples.zst"
+_SIDECAR_SUFFIX = ".samples.zst"
 ROWS_PER_GROUP = 8192
 """Parquet's unit of reading. Fewer cost time to load; more, to find one sidecar."""
 _MAX_ROWS = 10_000_000
@@ -53,6 +53,11 @@ def pack_schema() -> "pa.Schema":
     return schema().append(pa.field("record", pa.binary(), nullable=False)).append(pa.field("sidecar", pa.binary()))
 
 
+def sidecar_name(record_name: str) -> str:
+    """What the sidecar of a record's file is called. Under another name, a pack could replace any file when it is unpacked."""
+    return record_name.removesuffix(".json") + _SIDECAR_SUFFIX
+
+
 def read_pack(file: Path) -> "pa.Table":
     """The columns. `samples` is `PACK/NAME`, which `packed_sidecar` resolves. PackError where it is none or damaged."""
     import pyarrow as pa
@@ -80,7 +85,7 @@ def packed_trials(file: Path) -> Iterator[PackedTrial]:
             columns = [found[name].to_pylist() for name in ("file", "record", "samples", "sidecar")]
             _check_names(columns[0])
             for name, record, samples, sidecar in zip(*columns, strict=True):
-                kept = samples if samples and is_plain(samples) and samples.endswith(SIDECAR_SUFFIX) else None
+                kept = samples if samples == sidecar_name(name) else None
                 yield PackedTrial(name, record or b"", kept, sidecar if kept else None)
 
 
