@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from effbench.store.columns import LAYOUT, Columns, is_plain, schema
 from effbench.store.record import Record
-from effbench.store.scan import PACK_SUFFIX, is_record_name
+from effbench.store.scan import PACK_PREFIX, PACK_SUFFIX, is_record_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,6 +96,19 @@ def packed_sidecar(reference: Path) -> bytes | None:
     group, row = _places(file, modified_ns)[reference.name]
     found: bytes | None = _sidecars(file, modified_ns, group)[row].as_py()
     return found
+
+
+def packed_record(file: Path) -> Record | None:
+    """The record that was packed from a file, as the newest pack beside it has it; None where none has."""
+    for pack_file in sorted(file.parent.glob(f"{PACK_PREFIX}*{PACK_SUFFIX}"), reverse=True):
+        try:
+            if place := _places(pack_file, pack_file.stat().st_mtime_ns).get(file.name):
+                with opened(pack_file) as pack:
+                    record = pack.read_row_group(place[0], columns=["record"])["record"][place[1]]
+                    return Record.model_validate_json(record.as_py())
+        except PackError:  # named where results are read
+            continue
+    return None
 
 
 def is_packed(reference: Path) -> bool:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from effbench.plugin.errors import InputError
 from effbench.store.machine import Machine
-from effbench.store.packed import PackError, is_packed, packed_sidecar, packed_trials
+from effbench.store.packed import PackError, is_packed, packed_record, packed_sidecar, packed_trials
 from effbench.store.record import Record
 from effbench.store.scan import scan
 
@@ -63,10 +63,15 @@ class Store:
         return record
 
     def _made_meanwhile(self, file: Path, record: Record) -> bool:
-        if not file.exists():
-            return False
-        others = [other for _, other in read_records(file).records if other.session != record.session]
-        return any(other.status == "ok" and not other.dirty and other.fingerprint == record.fingerprint for other in others)
+        packed = None if file.exists() else packed_record(file)
+        others = [packed] if packed else [other for _, other in read_records(file).records] if file.exists() else []
+        return any(
+            other.session != record.session
+            and other.status == "ok"
+            and not other.dirty
+            and other.fingerprint == record.fingerprint
+            for other in others
+        )
 
     def read(self) -> ReadResult:
         """Every record of this suite on this machine."""
