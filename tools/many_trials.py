@@ -2,8 +2,8 @@
 
     python tools/many_trials.py 25000 50000 100000
 
-Makes results folders of so many trials each, by varying the repository's own records, in a temporary folder, and runs each step in a process of its own with a cache folder of its own. A figure of docs/records.md is the
-median of `--repeat` runs.
+Makes results folders of so many trials each, by varying the repository's own records, in a temporary folder, and runs each
+step in a process of its own with a cache folder of its own. Figures are medians of `--repeat` runs.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def _repeated(words: Any, rows: "NDArray[np.int64]", prefix: str) -> "pd.Categor
     import numpy as np
 
     found = _categorical(words, prefix)
-    return type(found).from_codes(np.repeat(found.codes, rows), dtype=found.dtype, validate=False)  # type: ignore[no-any-return]  # pandas-stubs
+    return type(found).from_codes(np.repeat(found.codes, rows), dtype=found.dtype, validate=False)
 
 
 def _measure(values: Any, measured: "NDArray[np.bool_]") -> Any:

@@ -54,7 +54,7 @@ class _Loose:
 
 
 def read_trials(path: Path, *, use_index: bool = True) -> Trials:
-    """All trials below a folder (or in one file), in order of their files. Of two of the same file, a packed one counts less."""
+    """All trials below a folder (or in one file), in order of their files. A file counts more than the same one packed."""
     import pyarrow as pa
 
     refuse_missing(path)
@@ -84,7 +84,7 @@ def _below(table: "pa.Table", parent: str) -> "pa.Table":
 
 
 def _ordered(table: "pa.Table") -> "pa.Table":
-    """By path, one row of each: the last one. So a newer pack replaces an older one, and a file both."""
+    """By path, the last row of each: a newer pack replaces an older one, and a file replaces both."""
     last = {name: number for number, name in enumerate(table["file"].to_pylist())}
     order = [last[name] for name in sorted(last, key=lambda name: name.split("/"))]
     return (table if order == list(range(len(table))) else table.take(order)).unify_dictionaries().combine_chunks()

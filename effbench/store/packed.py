@@ -132,16 +132,22 @@ def checked(table: "pa.Table") -> "pa.Table":
         if pa.types.is_dictionary(field.type):
             for chunk in column.chunks:
                 _check_dictionary(chunk)
+    _check_metrics(table)
+    for name in ("options", "parallel"):
+        if not all(_is_object(text) for text in pc.unique(table[name].cast("string")).to_pylist()):
+            raise PackError(f"{name} is not a JSON object")
+    return table
+
+
+def _check_metrics(table: "pa.Table") -> None:
+    import pyarrow.compute as pc
+
     metrics = pc.list_flatten(table["metrics"]).combine_chunks()
     for name in ("metric", "value", "n", "unit"):
         if metrics.null_count or pc.struct_field(metrics, name).null_count:
             raise PackError(f"{name} is missing")
     for name in ("metric", "unit"):
         _check_dictionary(pc.struct_field(metrics, name))
-    for name in ("options", "parallel"):
-        if not all(_is_object(text) for text in pc.unique(table[name].cast("string")).to_pylist()):
-            raise PackError(f"{name} is not a JSON object")
-    return table
 
 
 def _check_dictionary(words: "pa.DictionaryArray") -> None:

@@ -1,7 +1,6 @@
 """Which files of a results folder hold trials, found without reading any."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -32,9 +31,12 @@ class Listing:
 def scan(path: Path) -> Listing:
     """All below a folder, or the one file that `path` is. Links to folders are not followed."""
     found = Listing()
-    entries = _below(path, "", found.problems) if path.is_dir() else _alone(path)
-    for entry in entries:
-        (found.packs if entry.name.endswith(PACK_SUFFIX) else found.records).append(entry)
+    if path.is_dir():
+        _look_into(path, "", found)
+    else:
+        status = path.stat()
+        entry = Entry(path.name, status.st_mtime_ns, status.st_size)
+        (found.packs if path.suffix == PACK_SUFFIX else found.records).append(entry)
     return found
 
 
@@ -48,28 +50,26 @@ def is_pack_name(name: str) -> bool:
     return name.startswith(PACK_PREFIX) and name.endswith(PACK_SUFFIX)
 
 
-def _alone(path: Path) -> Iterator[Entry]:
-    found = path.stat()
-    yield Entry(path.name, found.st_mtime_ns, found.st_size)
-
-
-def _below(folder: Path | str, prefix: str, problems: list[str]) -> Iterator[Entry]:
+def _look_into(folder: Path | str, prefix: str, found: Listing) -> None:
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            # Sidecars are half of all: gone before anything is sorted.
+            wanted = [e for e in entries if e.is_dir(follow_symlinks=False) or is_record_name(e.name) or is_pack_name(e.name)]
     except OSError as error:
-        problems.append(f"{folder}: cannot be read, left out ({error.strerror})")
+        found.problems.append(f"{folder}: cannot be read, left out ({error.strerror})")
         return
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _below(entry.path, f"{prefix}{entry.name}/", problems)
-        elif is_record_name(entry.name) or is_pack_name(entry.name):
-            try:
-                entry.name.encode()
-                status = entry.stat()
-            except UnicodeError:
-                problems.append(f"{entry.path!a}: left out, its name is not UTF-8")
-            except OSError as error:
-                problems.append(f"{entry.path}: cannot be read, left out ({error.strerror})")
-            else:
-                yield Entry(prefix + entry.name, status.st_mtime_ns, status.st_size)
+    for entry in sorted(wanted, key=lambda entry: entry.name):
+        name = prefix + entry.name
+        try:
+            name.encode()
+            if entry.is_dir(follow_symlinks=False):
+                _look_into(entry.path, f"{name}/", found)
+                continue
+            status = entry.stat()
+        except UnicodeError:
+            found.problems.append(f"{entry.path!a}: left out, its name is not UTF-8")
+        except OSError as error:
+            found.problems.append(f"{entry.path}: cannot be read, left out ({error.strerror})")
+        else:
+            kind = found.records if name.endswith(".json") else found.packs
+            kind.append(Entry(name, status.st_mtime_ns, status.st_size))

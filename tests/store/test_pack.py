@@ -125,7 +125,9 @@ def test_a_trial_that_lies_both_packed_and_loose_counts_once(store):
 
 
 def rate(frame):
-    return frame.loc[(frame["stack"] == "full") & (frame["round"] == 1) & (frame["metric"] == "train.tokens_per_s"), "value"].item()
+    return frame.loc[
+        (frame["stack"] == "full") & (frame["round"] == 1) & (frame["metric"] == "train.tokens_per_s"), "value"
+    ].item()
 
 
 def test_what_was_measured_after_packing_replaces_what_was_packed(store):
