@@ -112,7 +112,7 @@ def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
 
     cell = ["machine", "cell_id"]
     trial = [*cell, "session", "round", "fingerprint"]
-    frame = frame[~frame.duplicated([*trial, "metric"])].reset_index(drop=True)
+    frame = _where(frame, ~frame.duplicated([*trial, "metric"])).reset_index(drop=True)
     first = ~frame.duplicated(trial)
     frame = frame.assign(first=first)
     newest = frame[first].sort_values(["round", "fingerprint"]).drop_duplicates(cell).index
@@ -121,7 +121,12 @@ def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     of_cell = np.empty(len(newest), dtype=fingerprints.dtype)
     of_cell[numbers[newest]] = fingerprints[newest]
     is_current = fingerprints == of_cell[numbers]
-    return frame[is_current], frame[~is_current & first]
+    return _where(frame, is_current), frame[~is_current & first]
+
+
+def _where(frame: "pd.DataFrame", mask: Any) -> "pd.DataFrame":
+    """Those rows; not copied where they are all of them."""
+    return frame if mask.all() else frame[mask]
 
 
 def _board(
