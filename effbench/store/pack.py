@@ -13,7 +13,15 @@ from pydantic import ValidationError
 
 from effbench.plugin.errors import InputError
 from effbench.store.columns import DISTINCT, METRIC_COLUMNS, TRIAL_COLUMNS, Columns
-from effbench.store.packed import ROWS_PER_GROUP, PackedTrial, PackError, pack_schema, packed_trials, read_pack, sidecar_name
+from effbench.store.packed import (
+    ROWS_PER_GROUP,
+    PackedTrial,
+    PackError,
+    columns_agree,
+    pack_schema,
+    packed_trials,
+    sidecar_name,
+)
 from effbench.store.record import Record
 from effbench.store.scan import PACK_PREFIX, PACK_SUFFIX, scan
 from effbench.store.store import not_a_pack, not_a_record, place, reason, refuse_missing, write_atomic
@@ -150,12 +158,11 @@ def _unique_name(content: BytesIO) -> str:
 
 def _check(pack_file: Path, names: Sequence[str]) -> None:
     """That what was packed can be read, and is what lies in the folder still; otherwise the pack goes, and the files stay."""
+    why = "it is not what was written, or a file changed meanwhile; do not pack while a run writes there"
     try:
-        readable = len(read_pack(pack_file)) == len(names)
-        packed = (trial == _loose(pack_file.with_name(trial.name), trial) for trial in packed_trials(pack_file))
-        if readable and all(packed):
+        same = [trial == _loose(pack_file.with_name(trial.name), trial) for trial in packed_trials(pack_file)]
+        if all(same) and len(same) == len(names) and columns_agree(pack_file):
             return
-        why = "it is not what was written, or a file changed meanwhile; do not pack while a run writes there"
     except (PackError, OSError) as error:
         why = str(error)
     pack_file.unlink()

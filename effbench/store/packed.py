@@ -75,6 +75,13 @@ def read_pack(file: Path) -> "pa.Table":
         return table.set_column(table.schema.get_field_index("samples"), schema().field("samples"), samples)
 
 
+def columns_agree(file: Path) -> bool:
+    """Whether a pack's columns are those of the records beside them, as loading takes them to be. Reads all of its JSON."""
+    with opened(file) as pack:
+        derived = checked(_derived(pack))
+    return read_pack(file).drop_columns("samples").equals(derived.drop_columns("samples"))
+
+
 def packed_trials(file: Path) -> Iterator[PackedTrial]:
     """The files that were packed. PackError, before the first or between two, where the pack is none or damaged."""
     with opened(file) as pack:

@@ -58,7 +58,9 @@ def packs(folder):
     return sorted(folder.rglob("records-*.parquet"))
 
 
-def test_unpacking_gives_the_same_bytes(store):
+@pytest.mark.parametrize("rows", [2, 8192])
+def test_unpacking_gives_the_same_bytes(store, monkeypatch, rows):
+    monkeypatch.setattr(pack_module, "ROWS_PER_GROUP", rows)
     before = contents(store.folder)
     [done] = pack(store.folder)
     assert done.trials == 9
@@ -89,7 +91,9 @@ def test_packing_changes_no_frame_and_no_board(store, tmp_path):
     assert now.notes == before.notes
 
 
-def test_samples_are_read_from_the_pack(store):
+@pytest.mark.parametrize("rows", [2, 8192])
+def test_samples_are_read_from_the_pack(store, monkeypatch, rows):
+    monkeypatch.setattr(pack_module, "ROWS_PER_GROUP", rows)
     list(pack(store.folder))
     frame = load(store.folder).drop_duplicates("file").dropna(subset="samples").set_index(["stack", "round"])
     found = read_samples(Path(frame.loc[("fast", 2), "samples"]))
@@ -257,6 +261,14 @@ def test_what_unpacks_to_too_much_is_refused_before_it_is_read(store, monkeypatc
     list(pack(store.folder))
     monkeypatch.setattr(packed, "_MAX_BYTES", 1000)
     assert "more than trials can be" in refused(store)
+
+
+def test_columns_that_are_not_those_of_the_records_are_told(store):
+    list(pack(store.folder))
+    assert packed.columns_agree(packs(store.folder)[0])
+    list(unpack(store.folder))
+    file = hostile(store, seq_len=lambda values: [values[0] + 1, *values[1:]])
+    assert not packed.columns_agree(file)
 
 
 def test_a_pack_of_another_layout_is_read_from_its_records(store, monkeypatch):
