@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from effbench.plugin.errors import InputError
 from effbench.store.cache import folder
 from effbench.store.columns import LAYOUT, Columns, schema
-from effbench.store.packed import PackError, checked, opened, read_pack
+from effbench.store.packed import PackError, checked, opened, read_groups, read_pack
 from effbench.store.record import Record
 from effbench.store.scan import Entry, scan
 from effbench.store.store import not_a_pack, not_a_record, place, reason, refuse_missing, write_atomic
@@ -154,8 +154,8 @@ def _read_index(file: Path) -> _Loose | None:
             about = index.schema_arrow.metadata or {}
             if about.get(b"layout") != LAYOUT.encode():
                 return None
-            found, bad = index.read(), _BAD.validate_json(about[b"bad"])
-            table = checked(found.select(schema().names))
+            found = read_groups(index, [*schema().names, "modified_ns", "size"])
+            table, bad = checked(found.select(schema().names)), _BAD.validate_json(about[b"bad"])
             columns = (table["file"], found["modified_ns"], found["size"])
             entries = [Entry(*values) for values in zip(*(column.to_pylist() for column in columns), strict=True)]
     except PackError as error:

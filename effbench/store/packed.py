@@ -67,8 +67,7 @@ def read_pack(file: Path) -> "pa.Table":
         if (pack.schema_arrow.metadata or {}).get(b"layout") != LAYOUT.encode():
             table = _derived(pack)
         else:
-            table = pack.read([name for name in schema().names if name != "metrics"] + ["metrics"])
-            table = checked(table)
+            table = checked(read_groups(pack, schema().names))
         _check_names(table["file"].to_pylist())
         reference = pc.binary_join_element_wise(pa.scalar(file.name), table["file"], "/")
         samples = pc.if_else(pc.is_valid(table["samples"]), reference, pa.scalar(None, pa.string()))
@@ -121,6 +120,14 @@ def packed_record(file: Path) -> Record | None:
 def is_packed(reference: Path) -> bool:
     """Whether it is `PACK/NAME`."""
     return reference.parent.suffix == PACK_SUFFIX and reference.parent.is_file()
+
+
+def read_groups(pack: "pq.ParquetFile", names: list[str]) -> "pa.Table":
+    """Those columns, one group after another: Arrow reads no lists of words at once whose dictionaries differ between groups."""
+    import pyarrow as pa
+
+    groups = [pack.read_row_group(number, columns=names) for number in range(pack.num_row_groups)]
+    return pa.concat_tables(groups) if groups else pack.schema_arrow.empty_table().select(names)
 
 
 def checked(table: "pa.Table") -> "pa.Table":
