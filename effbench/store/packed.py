@@ -78,7 +78,8 @@ def columns_agree(file: Path) -> bool:
     """Whether a pack's columns are those of the records beside them, as loading takes them to be. Reads all of its JSON."""
     with opened(file) as pack:
         derived = checked(_derived(pack))
-    return read_pack(file).drop_columns("samples").equals(derived.drop_columns("samples"))
+    same: bool = read_pack(file).drop_columns("samples").equals(derived.drop_columns("samples"))
+    return same
 
 
 def packed_trials(file: Path) -> Iterator[PackedTrial]:
@@ -123,7 +124,7 @@ def is_packed(reference: Path) -> bool:
 
 
 def read_groups(pack: "pq.ParquetFile", names: list[str]) -> "pa.Table":
-    """Those columns, one group after another: Arrow reads no lists of words at once whose dictionaries differ between groups."""
+    """Those columns, one group after another: Arrow reads no lists at once whose dictionaries differ between groups."""
     import pyarrow as pa
 
     groups = [pack.read_row_group(number, columns=names) for number in range(pack.num_row_groups)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import zstandard
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from effbench.plugin.errors import InputError
 from effbench.store.machine import Machine
@@ -22,6 +23,7 @@ from effbench.store.scan import scan
 KEPT_SAMPLES = 1000
 """A longer list of raw samples is thinned to every k-th one, evenly; summaries are made of all of them."""
 _SIDECAR_LIMIT = 64 * 2**20  # a sidecar is ≤ 20 KB by far; what unpacks to more was not written by us
+_PIECE = 64 * 2**10  # most sidecars are smaller; room for all that one may hold would take longer to get than to fill
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,11 @@ def read_samples(path: Path) -> dict[str, Any]:
         stream = zstandard.ZstdDecompressor().stream_reader(packed)
     else:
         stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+    text = bytearray()
     with stream:
-        text = stream.read(_SIDECAR_LIMIT)
-    content: dict[str, Any] = json.loads(text)
+        while len(text) < _SIDECAR_LIMIT and (piece := stream.read(_PIECE)):
+            text += piece
+    content: dict[str, Any] = from_json(bytes(text))
     return content
 
 
