@@ -86,7 +86,8 @@ def _below(table: "pa.Table", parent: str) -> "pa.Table":
 def _ordered(table: "pa.Table") -> "pa.Table":
     """By path, the last row of each: a newer pack replaces an older one, and a file replaces both."""
     last = {name: number for number, name in enumerate(table["file"].to_pylist())}
-    order = [last[name] for name in sorted(last, key=lambda name: name.split("/"))]
+    # Part by part, as paths are ordered: nothing comes before the end of a part.
+    order = [last[name] for name in sorted(last, key=lambda name: name.replace("/", "\0"))]
     return (table if order == list(range(len(table))) else table.take(order)).unify_dictionaries().combine_chunks()
 
 

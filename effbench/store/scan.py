@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACK_PREFIX, PACK_SUFFIX = "records-", ".parquet"
-_NOT_RECORDS = frozenset({"machine.json", "suite.json"})
+NOT_RECORDS = frozenset({"machine.json", "suite.json"})
 
 
 class Entry(NamedTuple):
@@ -42,7 +42,7 @@ def scan(path: Path) -> Listing:
 
 def is_record_name(name: str) -> bool:
     """Whether a JSON file of this name counts as a record."""
-    return name.endswith(".json") and not name.startswith(".") and name not in _NOT_RECORDS
+    return name.endswith(".json") and not name.startswith(".") and name not in NOT_RECORDS
 
 
 def is_pack_name(name: str) -> bool:
