@@ -1,119 +1,140 @@
 """Records as one tidy DataFrame: a row per trial and metric. Everything else is a view of it."""
 
-import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.plugin.cell import Cell, canonical_json
+from effbench.store.columns import METRIC_COLUMNS, NUMBERS, TRIAL_COLUMNS, Columns
+from effbench.store.index import read_trials
 from effbench.store.record import Record
-from effbench.store.store import read_records
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
-TRIAL_COLUMNS = (
-    "machine", "suite", "session", "round", "cell_id", "stack", "techniques", "model", "workload",
-    "seq_len", "batch_size", "paired_batch", "world_size", "dtype", "device", "options", "variant", "settings", "steps",
-    "threads", "scaling", "parallel", "applied", "serial",
-    "status", "error", "dirty", "leaks", "train_phase", "infer_phase",
-    "fingerprint", "methodology", "weights", "data", "git", "file", "samples",
-)  # fmt: skip
-"""What is the same in every row of a trial; the values of option axes come on top, a column each (`lora.rank`)."""
-METRIC_COLUMNS = ("metric", "value", "low", "high", "n", "unit")
+__all__ = ["METRIC_COLUMNS", "TRIAL_COLUMNS", "load", "tidy"]
 
 
 def load(path: str | Path) -> "pd.DataFrame":
-    """All trials below a results folder. Files that are no trial record are warned about by name, and never counted."""
-    found = read_records(Path(path))
+    """All trials below a results folder. Files that are no trial record are warned about by name, and never counted.
+
+    Columns: TRIAL_COLUMNS, which are the same in every row of a trial; the values of option axes, a column each
+    (`lora.rank`); METRIC_COLUMNS. Text is categorical, its categories sorted; what is missing is NaN.
+    """
+    found = read_trials(Path(path))
     for problem in found.problems:
         warnings.warn(problem, stacklevel=2)
-    frame = tidy(found.records)
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    frame = _frame(found.table, str(folder / "x")[:-1])
     frame.attrs["problems"] = found.problems
     return frame
 
 
 def tidy(records: Iterable[tuple[Path, Record]]) -> "pd.DataFrame":
     """One row per trial and metric; a trial that measured nothing (oom, skipped, …) is one row without a metric."""
+    columns = Columns()
+    for file, record in records:
+        columns.add(str(file), record)
+    return _frame(columns.table(), "")
+
+
+def _frame(table: "pa.Table", folder: str) -> "pd.DataFrame":
+    """A trial's columns repeated for each of its metrics, or once where it has none."""
+    import numpy as np
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    axes: dict[str, None] = {}
-    for file, record in records:
-        trial = _trial(file, record)
-        axes |= dict.fromkeys(record.cell.option_axes)
-        metrics = list(_metrics(record)) or [{}]
-        rows += [trial | metric for metric in metrics]
-    frame = pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *axes, *METRIC_COLUMNS])
-    return frame.astype({"value": float, "low": float, "high": float})
+    metrics = _array(table["metrics"])
+    ends = np.asarray(metrics.offsets, dtype=np.int64)
+    counts = np.diff(ends)
+    rows = np.maximum(counts, 1)
+    measured = np.repeat(counts > 0, rows)
+    columns: dict[str, Any] = {}
+    for name in TRIAL_COLUMNS:
+        if name in NUMBERS:
+            columns[name] = np.repeat(_numbers(_array(table[name])), rows)
+        else:
+            columns[name] = _repeated(_array(table[name]), rows, folder if name in ("file", "samples") else "")
+    axes = _axes(columns["options"])
+    values = metrics.values.slice(ends[0], ends[-1] - ends[0])
+    measures = {name: _measure(values.field(name), measured) for name in METRIC_COLUMNS}
+    return pd.DataFrame(columns | axes | measures, copy=False)
 
 
-def _trial(file: Path, record: Record) -> dict[str, Any]:
-    cell, fingerprint = record.cell, record.fingerprint
-    return {
-        "machine": record.machine,
-        "session": record.session,
-        "round": record.round,
-        "cell_id": record.cell_id,
-        "stack": cell.stack,
-        "techniques": " + ".join(name for name, _ in cell.techniques) or "untouched",
-        **cell.shape,
-        "paired_batch": cell.paired_batch,
-        "options": canonical_json(cell.option_axes),
-        "variant": _hash([cell.techniques, cell.lr]),
-        "settings": _settings(cell),
-        "threads": cell.threads,
-        "scaling": cell.scaling,
-        "parallel": canonical_json(cell.parallel),
-        "applied": _hash(cell.techniques),
-        "serial": _hash(cell.serial),
-        "steps": cell.steps if record.phases.get("train") == "ok" else None,
-        "status": record.status,
-        "error": record.headline,
-        "dirty": record.dirty,
-        "leaks": record.leaks,
-        "train_phase": record.phases.get("train"),
-        "infer_phase": record.phases.get("infer"),
-        "fingerprint": _hash(fingerprint.model_dump(mode="json")),
-        "methodology": fingerprint.methodology,
-        "weights": fingerprint.weights,
-        "data": fingerprint.data,
-        "git": record.git,
-        "file": str(file),
-        "samples": _sidecar(file, record.samples),
-        **cell.option_axes,
-    }
+def _array(column: "pa.ChunkedArray") -> Any:
+    """Its only chunk."""
+    import pyarrow as pa
+
+    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
 
 
-def _metrics(record: Record) -> Iterator[dict[str, Any]]:
-    for name, summary in record.metrics.items():
-        yield {"metric": name, "value": summary.median} | summary.model_dump(include={"low", "high", "n", "unit"})
-    if quality := record.quality:
-        kinds = {
-            "quality": quality.scores,
-            "quality_before": quality.before,
-            "quality_chance": quality.chance,
-            "quality_teacher": quality.teacher,
-        }
-        for kind, scores in kinds.items():
-            for name, score in scores.items():
-                yield {"metric": f"{kind}.{name}", "value": score, "n": quality.n, "unit": ""}
+def _numbers(column: "pa.Array") -> "NDArray[Any]":
+    """32 bits where that is enough; floats where some are missing."""
+    import numpy as np
+
+    if column.null_count:
+        return np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
+    numbers: NDArray[Any] = column.to_numpy()
+    small = np.iinfo(np.int32)
+    fits = not len(numbers) or (numbers.min() >= small.min and numbers.max() <= small.max)
+    return numbers.astype(np.int32) if fits else numbers
 
 
-def _settings(cell: Cell) -> str:
-    """What all stacks of a suite share beside their shape, and what numbers depend on."""
-    shared = cell.model_dump(mode="json", include={"threads", "allocator", "steps", "new_tokens", "quality_documents"})
-    rule = _hash(cell.sampling.model_dump(mode="json"))[:4]
-    weak = ["weak scaling"] if cell.scaling == "weak" else []
-    return ", ".join([f"{name} {value}" for name, value in shared.items()] + [f"sampling {rule}", *weak])
+def _repeated(words: Any, rows: "NDArray[np.int64]", prefix: str) -> "pd.Categorical":
+    import numpy as np
+
+    found = _categorical(words, prefix)
+    return type(found).from_codes(np.repeat(found.codes, rows), dtype=found.dtype, validate=False)
 
 
-def _sidecar(file: Path, name: str | None) -> str | None:
-    # A record may come from anyone: only a file that lies beside it is ever opened.
-    return str(file.parent / name) if name and "/" not in name and "\\" not in name else None
+def _measure(values: Any, measured: "NDArray[np.bool_]") -> Any:
+    """A metric's column, missing where a trial has none."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type):
+        found = _categorical(values, "")
+        codes = np.full(len(measured), -1, dtype=found.codes.dtype)
+        codes[measured] = found.codes
+        return type(found).from_codes(codes, dtype=found.dtype, validate=False)
+    if measured.all():
+        return _numbers(values) if pa.types.is_integer(values.type) else values.to_numpy(zero_copy_only=False)
+    column = np.full(len(measured), np.nan)
+    column[measured] = values.to_numpy(zero_copy_only=False)
+    return column
 
 
-def _hash(value: object) -> str:
-    return hashlib.sha256(canonical_json(json.loads(json.dumps(value))).encode()).hexdigest()[:8]
+def _categorical(words: Any, prefix: str) -> "pd.Categorical":
+    """Its categories sorted: so are groups, and whatever is sorted by it."""
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(words.type):
+        words = words.dictionary_encode()
+    order = np.asarray(pc.sort_indices(words.dictionary))
+    ranks = np.empty(len(order) + 1, dtype=np.min_scalar_type(-len(order) - 1))
+    ranks[order] = np.arange(len(order))
+    ranks[-1] = -1  # where a missing value's code, -1, points to
+    codes = ranks[np.asarray(words.indices.fill_null(-1))]
+    categories = [prefix + word for word in words.dictionary.take(pa.array(order)).to_pylist()]
+    # Of the very type that pandas gives text: the dtype says `str` in pandas 3, and object before.
+    return pd.Categorical.from_codes(codes, categories=pd.Index(categories, dtype=pd.Series(["x"]).dtype))
+
+
+def _axes(options: "pd.Categorical") -> dict[str, Any]:
+    """A column for each option axis. Records come from anyone: no axis takes the place of another column."""
+    import numpy as np
+    import pandas as pd
+
+    found = [json.loads(text) for text in options.categories]
+    names = dict.fromkeys(name for axes in found for name in axes if name not in {*TRIAL_COLUMNS, *METRIC_COLUMNS})
+    columns = {}
+    for name in names:
+        values = pd.Series([axes.get(name) for axes in found], dtype=None)
+        columns[name] = values.take(np.asarray(options.codes)).array
+    return columns

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from effbench.board.aggregate import aggregate_notes, aggregated_measures, without_scores
 from effbench.board.chance import chance_notes
 from effbench.board.frame import load
@@ -75,9 +77,7 @@ def build(
     source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None, view: View = EVERYTHING
 ) -> list[Leaderboard]:
     """Leaderboards of a results folder, or of a frame that `load` made. `settings` stands for each suite's own."""
-    import pandas as pd
-
-    frame = source if isinstance(source, pd.DataFrame) else load(source)
+    frame = load(source) if isinstance(source, str | Path) else source
     if frame.empty:
         return []
     newest, older = current(frame)
@@ -109,13 +109,25 @@ def current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     A run writes rounds from 1 upwards over what is there, so the fingerprint at a cell's lowest round is its newest. Copies
     and git checkouts change a file's time, but not this.
     """
+    import pandas as pd
+
     cell = ["machine", "cell_id"]
-    frame = frame.drop_duplicates([*cell, "session", "round", "fingerprint", "metric"])
-    first = ~frame.duplicated([*cell, "session", "round", "fingerprint"])
+    trial = [*cell, "session", "round", "fingerprint"]
+    frame = _where(frame, ~frame.duplicated([*trial, "metric"])).reset_index(drop=True)
+    first = ~frame.duplicated(trial)
     frame = frame.assign(first=first)
-    newest = frame.sort_values(["round", "fingerprint"]).groupby(cell)["fingerprint"].transform("first")
-    is_current = frame["fingerprint"] == newest.reindex(frame.index)
-    return frame[is_current], frame[~is_current & first]
+    newest = frame[first].sort_values(["round", "fingerprint"]).drop_duplicates(cell).index
+    numbers = frame.groupby(cell, observed=True).ngroup().to_numpy()
+    fingerprints, _ = pd.factorize(frame["fingerprint"])
+    of_cell = np.empty(len(newest), dtype=fingerprints.dtype)
+    of_cell[numbers[newest]] = fingerprints[newest]
+    is_current = fingerprints == of_cell[numbers]
+    return _where(frame, is_current), frame[~is_current & first]
+
+
+def _where(frame: "pd.DataFrame", mask: Any) -> "pd.DataFrame":
+    """Those rows; not copied where they are all of them."""
+    return frame if mask.all() else frame[mask]
 
 
 def _board(part: Part, given: Mapping[str, Any] | None) -> Leaderboard:
@@ -187,7 +199,7 @@ def _unranked_somewhere(part: Part, settings: Settings, by: str | None, rows: Se
     """Why a row of an aggregate must not be ranked: what its score says on one of the boards that it is of."""
     found: dict[str, str] = {}
     quality = settings.quality
-    for place, own in part.trials.groupby("place"):
+    for place, own in part.trials.groupby("place", observed=True):
         ours = rows_of(own)
         baseline = settings.baseline or next((row.stack for row in ours if row.techniques == "untouched"), None)
         reasons = _unranked(Table(ours, baseline, settings.delta, quality.metric, quality.direction), quality, by)

@@ -114,37 +114,58 @@ class Row:
         return any(metric.startswith("train.") for metric in self.values)
 
 
+_OF_TRIAL = (
+    "stack", "options", "variant", "techniques", "session", "round", "seq_len", "paired_batch", "dtype", "cell_id", "status",
+    "error", "train_phase", "infer_phase", "data", "steps", "leaks", "samples", "dirty", "first", "reference", "place",
+)  # fmt: skip
+"""Columns of the frame, the same in all rows of a trial, that a row is made of."""
+
+
 def rows_of(frame: "pd.DataFrame") -> list[Row]:
     """The rows of one board, in order of their names."""
     rows: dict[tuple[str, str, str], Row] = {}
     ambiguous = _ambiguous(frame)
-    for entry in frame.to_dict("records"):
+    starts = _starts(frame)
+    trials = frame.iloc[starts][[name for name in _OF_TRIAL if name in frame]].to_dict("records")
+    metrics = list(zip(*(frame[name].tolist() for name in ("metric", "value", "unit")), strict=True))
+    for entry, begin, end in zip(trials, starts, [*starts[1:], len(frame)], strict=True):
         stack, options = entry["stack"], entry["options"]
         variant = entry["variant"] if (stack, options) in ambiguous else ""
         row = rows.get((stack, options, variant))
         if row is None:
             row = rows[stack, options, variant] = _new_row(entry, variant)
-        _add(row, entry)
+        _add(row, entry, metrics[begin:end])
     return [rows[key] for key in sorted(rows)]
+
+
+def _starts(frame: "pd.DataFrame") -> list[int]:
+    """Where the next trial begins: whatever tells trials apart differs there from the row before."""
+    begins = frame["first"].to_numpy(dtype=bool, copy=True)
+    for name in ("cell_id", "session", "round", "fingerprint", "file"):
+        codes, _ = frame[name].factorize()
+        begins[1:] |= codes[1:] != codes[:-1]
+    begins[:1] = True
+    return [int(start) for start in np.flatnonzero(begins)]
 
 
 def _ambiguous(frame: "pd.DataFrame") -> set[tuple[str, str]]:
     """Stacks whose learning rate or options were changed between runs: the variants must not be averaged."""
-    shape = ["seq_len", "paired_batch", "dtype", *(["place"] if "place" in frame else [])]
-    counts = frame.groupby(["stack", "options", *shape])["variant"].nunique()
-    return {(key[0], key[1]) for key in counts[counts > 1].index}
+    row = ["stack", "options", "seq_len", "paired_batch", "dtype", *(["place"] if "place" in frame else [])]
+    variants = frame.drop_duplicates([*row, "variant"])
+    return set(variants.loc[variants.duplicated(row), ["stack", "options"]].itertuples(index=False, name=None))
 
 
 def _new_row(entry: dict[Any, Any], variant: str) -> Row:
     options = json.loads(entry["options"])
-    reference = bool(entry.get("reference"))
+    reference = bool(entry.get("reference", False))
     words = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(options.items())]
     words += [f"#{variant[:4]}"] if variant else []
     label = " ".join([entry["stack"], *words, *(["(world size 1)"] if reference else [])])
     return Row(entry["stack"], options, label, entry["techniques"], reference=reference)
 
 
-def _add(row: Row, entry: dict[Any, Any]) -> None:
+def _add(row: Row, entry: dict[Any, Any], metrics: Sequence[tuple[object, float, object]]) -> None:
+    """A trial, and its (metric, value, unit)."""
     trial = Trial(entry["session"], entry["round"], _shape(entry))
     row.cells.add(entry["cell_id"])
     if entry["first"]:
@@ -161,20 +182,22 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
         row.samples[trial.round, trial.shape] = sidecar
     if dirty := _text(entry["dirty"]):
         row.dirty[trial] = dirty
-    if metric := _text(entry["metric"]):
-        if dirty and _disturbed(entry):
+    for metric, value, unit in metrics:
+        if not isinstance(metric, str):
+            continue
+        if dirty and _disturbed(unit):
             row.disturbed.add(metric)
         else:
-            row.values.setdefault(metric, {})[trial] = float(entry["value"])
+            row.values.setdefault(metric, {})[trial] = value
 
 
 def _shape(entry: dict[Any, Any]) -> Shape:
     return Shape(entry["seq_len"], entry["paired_batch"], entry["dtype"], entry.get("place", ""))
 
 
-def _disturbed(entry: dict[Any, Any]) -> bool:
+def _disturbed(unit: object) -> bool:
     """Whether another program could have changed this value: bytes, counts and scores stay what they are."""
-    return _text(entry["unit"]) not in ("", "B", "FLOP")
+    return _text(unit) not in ("", "B", "FLOP")
 
 
 def _text(value: object) -> str:

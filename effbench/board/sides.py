@@ -65,9 +65,9 @@ def side_of(frame: "pd.DataFrame") -> Side:
     if frame.empty:
         return found
     newest = current(frame)[0]
-    for _, suite in newest.groupby(["machine", "suite"], sort=True):
+    for _, suite in newest.groupby(["machine", "suite"], sort=True, observed=True):
         baseline = settings_of(suite, None)[0].baseline
-        for (machine, cell), own in suite.groupby(["machine", "cell_id"], sort=True):
+        for (machine, cell), own in suite.groupby(["machine", "cell_id"], sort=True, observed=True):
             first = own.iloc[0]
             untouched = first["techniques"] == "untouched"
             is_baseline = first["stack"] == baseline if baseline else untouched

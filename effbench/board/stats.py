@@ -1,8 +1,10 @@
 """Intervals and tests over rounds. Ratios live on the log scale, where a halving and a doubling are equally far."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,12 +147,35 @@ def quality_draws(  # noqa: PLR0913, PLR0917 - what is drawn from, and how
     estimate = float(per_round.mean())
     if samples < 2 or (trained and rounds < 2):
         return QualityDraws(estimate, np.empty(0), rounds)
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(samples, np.full(samples, 1 / samples), size=count) * share
-    draws = drawn @ difference.mean(axis=0) / drawn.sum(axis=1)
+    counts, generator = _resamples(samples, count, seed)
+    weighted = np.stack([share * difference.mean(axis=0), share], axis=1)
+    # In blocks, of which each is made of floats in turn: all of them would take eight times the memory, and longer.
+    sums = np.concatenate([counts[start : start + _BLOCK] @ weighted for start in range(0, count, _BLOCK)])
+    draws = sums[:, 0] / sums[:, 1]
     if trained:
         draws = draws + standard_error(per_round) * generator.standard_t(rounds - 1, size=count)
     return QualityDraws(estimate, draws, rounds)
+
+
+_BLOCK = 500
+
+
+def _resamples(samples: int, draws: int, seed: int) -> "tuple[NDArray[np.uint16], np.random.Generator]":
+    """How often each sample is in each draw (draws, samples), and the generator as it stands behind them."""
+    counts, state = _drawn(samples, draws, seed)
+    generator = np.random.default_rng(seed)
+    generator.bit_generator.state = state
+    return counts, generator
+
+
+@lru_cache(maxsize=4)
+def _drawn(samples: int, draws: int, seed: int) -> "tuple[NDArray[np.uint16], Mapping[str, Any]]":
+    """Drawing them takes far longer than what is computed of them, and a board's rows mostly have equally many samples."""
+    generator = np.random.default_rng(seed)
+    chances = np.full(samples, 1 / samples)
+    sizes = [min(_BLOCK, draws - start) for start in range(0, draws, _BLOCK)]
+    blocks = [generator.multinomial(samples, chances, size=size).astype(np.uint16) for size in sizes]
+    return np.concatenate(blocks), generator.bit_generator.state
 
 
 def paired_quality(baseline: Array, other: Array, weights: Array, trained: bool, seed: int = 0) -> Interval:

@@ -1,24 +1,29 @@
-"""The results folder: `<machine>/<suite>/<cell>.r<round>.json`, each with a sidecar of raw samples, written atomically."""
+"""The results folder: `<machine>/<suite>/<cell>.r<round>.json`, each with a sidecar of raw samples, written atomically.
+
+Trials that were packed (`pack.py`) count as the files that they were packed from.
+"""
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zstandard
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from effbench.plugin.errors import InputError
 from effbench.store.machine import Machine
+from effbench.store.packed import PackError, is_packed, packed_record, packed_sidecar, packed_trials
 from effbench.store.record import Record
+from effbench.store.scan import scan
 
 KEPT_SAMPLES = 1000
 """A longer list of raw samples is thinned to every k-th one, evenly; summaries are made of all of them."""
-_NOT_RECORDS = frozenset({"machine.json", "suite.json"})
 _SIDECAR_LIMIT = 64 * 2**20  # a sidecar is ≤ 20 KB by far; what unpacks to more was not written by us
+_PIECE = 64 * 2**10  # most sidecars are smaller; room for all that one may hold would take longer to get than to fill
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,15 @@ class Store:
         return record
 
     def _made_meanwhile(self, file: Path, record: Record) -> bool:
-        if not file.exists():
-            return False
-        others = [other for _, other in read_records(file).records if other.session != record.session]
-        return any(other.status == "ok" and not other.dirty and other.fingerprint == record.fingerprint for other in others)
+        packed = None if file.exists() else packed_record(file)
+        others = [packed] if packed else [other for _, other in read_records(file).records] if file.exists() else []
+        return any(
+            other.session != record.session
+            and other.status == "ok"
+            and not other.dirty
+            and other.fingerprint == record.fingerprint
+            for other in others
+        )
 
     def read(self) -> ReadResult:
         """Every record of this suite on this machine."""
@@ -71,28 +81,76 @@ class Store:
 
 
 def read_records(path: Path) -> ReadResult:
-    """All records below a folder (or in one file). Truncated and foreign files are named, never counted."""
-    if not path.exists():
-        raise InputError(f"{path}: no such results folder; `effbench run SUITE --results {path}` makes one")
-    records, problems = [], []
-    for file in [path] if path.is_file() else sorted(_json_files(path)):
+    """All records below a folder (or in one file), packed ones too. Truncated and foreign files are named, never counted."""
+    refuse_missing(path)
+    listing = scan(path)
+    found: dict[Path, Record] = {}
+    problems = list(listing.problems)
+    for entry in listing.packs:
         try:
-            records.append((file, Record.model_validate_json(file.read_bytes())))
+            for trial in packed_trials(file := place(path, entry.name)):
+                try:
+                    found[file.with_name(trial.name)] = Record.model_validate_json(trial.record)
+                except ValidationError as error:
+                    problems.append(not_a_record(file / trial.name, reason(error)))
+        except PackError as error:
+            problems.append(not_a_pack(file, error))
+    for entry in listing.records:  # after the packs: what was measured again since then replaces what was packed
+        try:
+            found[file] = Record.model_validate_json((file := place(path, entry.name)).read_bytes())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            problems.append(f"{file}: not a trial record, left out ({where + ': ' if where else ''}{first['msg']})")
+            problems.append(not_a_record(file, reason(error)))
         except OSError as error:
             problems.append(f"{file}: cannot be read, left out ({error.strerror})")
-    return ReadResult(records, problems)
+    return ReadResult(sorted(found.items(), key=lambda item: item[0]), problems)
 
 
 def read_samples(path: Path) -> dict[str, Any]:
-    """The raw samples and per-sample scores beside a record."""
-    with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
-        text = stream.read(_SIDECAR_LIMIT)
-    content: dict[str, Any] = json.loads(text)
+    """The raw samples and per-sample scores beside a record: a file's, or those of a packed trial (`samples` in the frame).
+
+    OSError, ValueError, KeyError or zstandard.ZstdError where there are none, or they are not what effbench writes.
+    """
+    if is_packed(path):
+        packed = packed_sidecar(path)
+        if packed is None:
+            raise FileNotFoundError(f"{path}: packed without samples")
+        stream = zstandard.ZstdDecompressor().stream_reader(packed)
+    else:
+        stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+    text = bytearray()
+    with stream:
+        while len(text) < _SIDECAR_LIMIT and (piece := stream.read(_PIECE)):
+            text += piece
+    content: dict[str, Any] = from_json(bytes(text))
     return content
+
+
+def refuse_missing(path: Path) -> None:
+    """InputError where there is no such folder or file."""
+    if not path.exists():
+        raise InputError(f"{path}: no such results folder; `effbench run SUITE --results {path}` makes one")
+
+
+def place(path: Path, name: str) -> Path:
+    """Where a file lies that `scan(path)` found."""
+    return path / name if path.is_dir() else path
+
+
+def reason(error: ValidationError) -> str:
+    """Why it is no record: the first of the reasons, in a line."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def not_a_record(file: Path, why: str) -> str:
+    """The line that names it."""
+    return f"{file}: not a trial record, left out ({why})"
+
+
+def not_a_pack(file: Path, error: PackError) -> str:
+    """The line that names it."""
+    return f"{file}: not a pack of trials, left out ({error})"
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -111,10 +169,6 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise InputError(f"{path}: cannot write results ({error.strerror}); finished trials are intact") from error
-
-
-def _json_files(folder: Path) -> Iterator[Path]:
-    return (f for f in folder.rglob("*.json") if f.name not in _NOT_RECORDS and not f.name.startswith("."))
 
 
 def _thinned(content: dict[str, Any]) -> dict[str, Any]:

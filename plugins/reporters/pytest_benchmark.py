@@ -68,7 +68,7 @@ def _benchmarks(trials: "pd.DataFrame") -> Iterator[dict[str, Any]]:
     good = trials[(trials["status"] == "ok") & trials["dirty"].isna() & trials["metric"].isin([*_TIMED])]
     if "reference" in good:  # shown beside larger world sizes, and on a board of its own
         good = good[good["reference"] != True]  # noqa: E712 - a column of objects, in which missing is not a reference
-    for (_, metric), own in good.groupby(["cell_id", "metric"], sort=True):
+    for (_, metric), own in good.groupby(["cell_id", "metric"], sort=True, observed=True):
         found = _raw(own, str(metric)) or _medians(own)
         if found.seconds:
             yield _benchmark(own, str(metric), found)
