@@ -13,7 +13,9 @@ from pydantic import BaseModel, Field, ValidationError
 from effbench.plan.suite import Suite
 from effbench.plugin.errors import InputError
 from effbench.store.machine import Machine
+from effbench.store.packed import PackError, columns_agree, packed_trials
 from effbench.store.record import Record
+from effbench.store.scan import NOT_RECORDS, is_pack_name
 from effbench.store.store import read_samples
 from effbench.verify.finding import Finding
 
@@ -23,7 +25,6 @@ _RECORD_LIMIT = 2**20  # a record is ≤ 10 KB; what is a hundred times larger w
 _LARGEST = 10**9
 MOST_ROUNDS = 10_000
 """Many times what anybody measures; lists of rounds are made up to it."""
-_NOT_RECORDS = frozenset({"machine.json", "suite.json"})
 _SIDECAR, _PACK = ".samples.zst", ".parquet"
 _HOME = re.compile(rb"(/home/|/Users/|/root/|[A-Z]:\\\\+Users)")
 """Below these lie the folders of users, by their names."""
@@ -55,6 +56,7 @@ class Trial:
     """One record with its raw samples."""
 
     file: Path
+    """Of a packed one `PACK/NAME`, the name being that of the file it was."""
     name: str
     """The file, as findings call it."""
     record: Record
@@ -97,6 +99,8 @@ def read_folders(path: Path, findings: list[Finding]) -> list[SuiteFolder]:
         for file in (file for file in files if file.suffix == ".json"):
             if trial := _read_trial(file, _relative(file, top), findings):
                 found.trials.append(trial)
+        for file in (file for file in files if is_pack_name(file.name)):
+            found.trials += _read_pack(file, _relative(file, top), findings)
         if path.is_dir():
             findings += _strays(found, files, top)
         folders.append(found)
@@ -105,7 +109,7 @@ def read_folders(path: Path, findings: list[Finding]) -> list[SuiteFolder]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for file in folder.rglob("*"):
-        if file.name.endswith((".json", _SIDECAR, _PACK)) and file.name not in _NOT_RECORDS and not file.name.startswith("."):
+        if file.name.endswith((".json", _SIDECAR, _PACK)) and file.name not in NOT_RECORDS and not file.name.startswith("."):
             yield file
 
 
@@ -129,6 +133,10 @@ def _read_trial(file: Path, name: str, findings: list[Finding]) -> Trial | None:
     except (OSError, ValueError) as error:
         findings.append(Finding("unreadable", "a file cannot be read", name, _reason(error)))
         return None
+    return _parsed(content, file, name, findings)
+
+
+def _parsed(content: bytes, file: Path, name: str, findings: list[Finding]) -> Trial | None:
     try:
         record = Record.model_validate_json(content)
         _check_sizes(record)
@@ -140,6 +148,21 @@ def _read_trial(file: Path, name: str, findings: list[Finding]) -> Trial | None:
     if _HOME.search(content):
         findings.append(Finding("private", "a path names a user's folder; records name nobody", name))
     return Trial(file, name, record, _read_sidecar(file, name, record, findings))
+
+
+def _read_pack(file: Path, name: str, findings: list[Finding]) -> list[Trial]:
+    """Its trials, each from the very bytes it was packed from; boards read the columns beside them, which must say the same."""
+    found: list[Trial | None] = []
+    try:
+        if file.is_symlink():
+            raise PackError("a link, not a file")
+        for packed in packed_trials(file):
+            found.append(_parsed(packed.record, file / packed.name, f"{name}/{packed.name}", findings))
+        if not columns_agree(file):
+            findings.append(Finding("packed", "a pack's columns are not those of its records: pack these anew", name))
+    except (PackError, ValidationError) as error:
+        findings.append(Finding("packed", "a pack cannot be read", name, _reason(error)))
+    return [trial for trial in found if trial]
 
 
 def _check_sizes(record: Record) -> None:
@@ -167,12 +190,13 @@ def _read_sidecar(file: Path, name: str, record: Record, findings: list[Finding]
             Finding("sidecar", "the raw samples are another record's", name, f"{record.samples}, expected {expected}")
         )
         return None
-    beside = file.with_name(expected)
+    packed = is_pack_name(file.parent.name)
+    beside = file if packed else file.with_name(expected)
     try:
         if beside.is_symlink():
             raise ValueError("a link, not a file")
         return Sidecar.model_validate(read_samples(beside))
-    except (OSError, ValueError, RecursionError, zstandard.ZstdError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, zstandard.ZstdError) as error:
         findings.append(Finding("sidecar", "the raw samples cannot be read", name, _reason(error)))
         return None
 
@@ -182,8 +206,8 @@ def _strays(folder: SuiteFolder, files: list[Path], top: Path) -> Iterator[Findi
     for file in files:
         if file.name.endswith(_SIDECAR) and file.name not in named:
             yield Finding("stray", "raw samples of no record", _relative(file, top))
-        if file.name.endswith(_PACK):
-            yield Finding("packed", "a Parquet file; share the records that it was made of", _relative(file, top))
+        if file.name.endswith(_PACK) and not is_pack_name(file.name):
+            yield Finding("stray", "a Parquet file that is no pack of records", _relative(file, top))
 
 
 def _content(file: Path) -> bytes:

@@ -5,11 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from effbench.plan.suite import Use
 from effbench.plugin.discovery import discover
 from effbench.plugin.errors import InputError
+from effbench.store.pack import pack
 from effbench.store.store import Store
 from effbench.verify.finding import SEVERITIES, Report
 from effbench.verify.verify import verify
@@ -449,8 +452,28 @@ def test_a_suite_of_endless_cells_or_rounds(change, folder, catalog):
     assert codes(folder, catalog) - {"suite-cell"} <= {"rounds", "missing-cells"}
 
 
-def test_packs_are_not_taken_for_records(folder, catalog):
+def test_a_file_that_is_no_pack_is_an_error(folder, catalog):
     (folder / "records-1.parquet").write_bytes(b"PAR1")
+    assert codes(folder, catalog) == {"packed"}
+
+
+def test_packed_trials_pass_every_check_as_files_do(folder, catalog):
+    edit(record_file(folder), set_("seed", 7))
+    whole = folder.parent.parent
+    before = sorted((finding.code, finding.what) for finding in verify(whole, catalog).findings)
+    assert [done.trials for done in pack(folder)]
+    assert not [*folder.glob("*.r1.json")]
+    packed = verify(whole, catalog)
+    assert sorted((finding.code, finding.what) for finding in packed.findings) == before
+    assert {finding.code for finding in packed.findings} == {"seed"}
+
+
+def test_columns_of_a_pack_that_say_something_else(folder, catalog):
+    [done] = pack(folder)
+    table = pyarrow.parquet.read_table(done.file)
+    faster = pyarrow.array([value + 1 for value in table["round"].to_pylist()])
+    table = table.set_column(table.schema.get_field_index("round"), table.schema.field("round"), faster)
+    pyarrow.parquet.write_table(table, done.file, write_page_checksum=True)
     assert codes(folder, catalog) == {"packed"}
 
 
