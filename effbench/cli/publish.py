@@ -33,9 +33,14 @@ def publish(
         bool, typer.Option("--hub-private/--hub-public", help="Who sees it, where the dataset is new.")
     ] = True,
     hub_endpoint: Annotated[str | None, typer.Option(envvar="HF_ENDPOINT", hidden=True)] = None,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Even where `effbench verify` finds errors in the records.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 where something is stale.")] = False,
 ) -> None:
     """Write the leaderboards of a results folder in every format, and remove what an earlier publish alone had written.
+
+    Records in which `effbench verify` finds errors are not published.
 
     Examples: effbench publish results --to site; effbench publish results --to site --format markdown --format plots
     --readme README.md --readme-suite quick --readme-plot compression; effbench publish results --to site --check
@@ -55,7 +60,10 @@ def publish(
     if check and hub:
         raise InputError("--check writes nothing: leave out --hub")
     dataset = Hub(hub, hub_endpoint, private=hub_private) if hub else None  # a wrong name is told before the work
-    folder, catalog, boards = Folder(to), discover(), boards_of(path)
+    folder, catalog = Folder(to), discover()
+    if not unverified:
+        _refuse_errors(path, catalog)
+    boards = boards_of(path)
     if not boards:
         raise InputError(f"{path}: nothing to publish")
     files = _files(boards, catalog, format_)
@@ -72,6 +80,16 @@ def publish(
         typer.echo(f"{readme}: block updated")
     if dataset:
         typer.echo(f"pushed: {dataset.push(files, boards)}")
+
+
+def _refuse_errors(path: Path, catalog: "Catalog") -> None:
+    from effbench.verify.verify import verify
+
+    if errors := verify(path, catalog).count("error"):
+        raise InputError(
+            f"{path}: {errors} error{'s' if errors > 1 else ''} in the records, which `effbench verify {path}` names; "
+            "--unverified publishes them all the same"
+        )
 
 
 def _files(boards: "list[Leaderboard]", catalog: "Catalog", formats: list[str] | None) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from effbench.plugin.mark import mark_of
 from effbench.publish.folder import MANIFEST
 from tests.board.test_leaderboard import trials
 from tests.records import make_cell
+from tests.verify import submission
 
 BEGIN, END = "<!-- effbench:board -->", "<!-- /effbench:board -->"
 QUICK = ("--format", "markdown", "--format", "csv")
@@ -48,8 +49,9 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-def publish(*arguments, code=0):
-    done = CliRunner().invoke(app, ["publish", *map(str, arguments)])
+def publish(*arguments, code=0, unverified=("--unverified",)):
+    """Made-up records would not pass `effbench verify`."""
+    done = CliRunner().invoke(app, ["publish", *map(str, arguments), *unverified])
     if code == 2:
         assert isinstance(done.exception, InputError), done.output
         assert "\n" not in str(done.exception)
@@ -226,6 +228,17 @@ def test_no_records_are_an_error_and_a_file_is_no_folder(results, tmp_path):
     assert "nothing to publish" in publish(tmp_path / "empty", "--to", tmp_path / "site", code=2)
     (tmp_path / "file").write_text("")
     assert "is a file" in publish(results, "--to", tmp_path / "file", *QUICK, code=2)
+
+
+def test_records_with_errors_are_not_published(tmp_path):
+    folder = submission.write(tmp_path)
+    good = ("--to", tmp_path / "site", "--format", "csv")
+    publish(folder, *good, unverified=())
+    submission.edit(submission.record_file(folder), lambda content: content.update(seed=7))
+    told = publish(folder, "--to", tmp_path / "other", "--format", "csv", unverified=(), code=2)
+    assert "1 error in the records" in told
+    assert not (tmp_path / "other").exists()
+    publish(folder, *good)
 
 
 def test_help_has_examples():
