@@ -24,8 +24,10 @@ class Details:
     folder: str
     """Where its records are, from the results folder on."""
     sessions: list[str] = field(default_factory=list)
+    common: dict[str, Any] = field(default_factory=dict)
+    """Facts that are the same of all its cells."""
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By cell id: facts, and lists with an entry per trial."""
+    """By cell id: its other facts, and lists with an entry per trial."""
 
 
 def details_of(board: "Leaderboard", metrics: Sequence[str]) -> Details:
@@ -51,13 +53,14 @@ def details_of(board: "Leaderboard", metrics: Sequence[str]) -> Details:
             **{name: of_cell[0][name] for name in (*_SHAPE, *_FACTS)},
             **_recipe(Path(of_cell[0]["file"])),
             "round": [trial["round"] for trial in of_cell],
-            "session": _same([found.sessions.index(trial["session"]) for trial in of_cell]),
+            "session": same([found.sessions.index(trial["session"]) for trial in of_cell]),
             "lost": _some(of_cell, lambda t: f"{t['status']}: {_text(t['error'])}" if t["status"] != "ok" else ""),
             "dirty": _some(of_cell, lambda t: _text(t["dirty"])),
             "files": _some(of_cell, lambda t: _unusual(t["file"], f"{cell}.r{t['round']}.json")),
             "samples": _some(of_cell, lambda t: _unusual(_text(t["samples"]), f"{cell}.r{t['round']}.samples.zst", "none")),
             "values": _columns([values.get(key, {}) for key in keys_], metrics),
         }
+    _hoist(found)
     return found
 
 
@@ -87,7 +90,7 @@ def _recipe(file: Path) -> dict[str, Any]:
 def _columns(values: Sequence[dict[str, float]], metrics: Sequence[str]) -> dict[str, Any]:
     """A list per metric with an entry per trial; none of what no trial measured."""
     columns = {metric: [of_trial.get(metric) for of_trial in values] for metric in metrics}
-    return {metric: _same(column) for metric, column in columns.items() if not all(map(missing, column))}
+    return {metric: same(column) for metric, column in columns.items() if not all(map(missing, column))}
 
 
 def _some(trials: Sequence[dict[str, Any]], say: Any) -> dict[str, str]:
@@ -101,9 +104,19 @@ def _unusual(file: str, usual: str, absent: str = "") -> str:
     return "" if name == usual else name
 
 
-def _same(values: list[Any]) -> Any:
-    """One value where all are the same: counts are, and take a tenth of the page that way."""
-    return values[0] if all(value == values[0] for value in values) else values
+def same(values: Any) -> Any:
+    """One value where a list's are all the same, as counts are: they take a tenth of the page that way."""
+    return values[0] if isinstance(values, list) and values and all(value == values[0] for value in values) else values
+
+
+def _hoist(details: Details) -> None:
+    """Facts that all cells share, once for all of them."""
+    first, *others = details.cells.values()
+    for name in (*_SHAPE, *_FACTS, "lr", "versions"):
+        if name in first and all(name in cell and cell[name] == first[name] for cell in others):
+            details.common[name] = first[name]
+            for cell in details.cells.values():
+                del cell[name]
 
 
 def _text(value: object) -> str:

@@ -15,7 +15,7 @@ from effbench.board.verdict import AMOUNT, SPEED
 from effbench.plugin.catalog import Catalog
 from effbench.store.machine import Machine
 
-from .cells import Details, details_of
+from .cells import Details, details_of, same
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ _VALUE_PARTS = ("value", "ratio", "low", "high", "verdict")
 
 def site_data(boards: "Sequence[Leaderboard]", catalog: Catalog) -> dict[str, Any]:
     """Of all boards: the boards, and what they name (machines, metrics, techniques)."""
-    names = _unique(_slug(board.title.partition(": ")[2] or board.title) for board in boards)
+    names = _names(boards)
     found = [board_data(board, name) for board, name in zip(boards, names, strict=True)]
     shown = {metric for board in found for metric in board["metrics"]}
     machines = {board.machine: _machine(board) for board in boards}
@@ -93,6 +93,7 @@ def board_data(board: "Leaderboard", name: str) -> dict[str, Any]:
         },
         "folder": details.folder,
         "sessions": details.sessions,
+        "common": details.common,
         "details": [_row_details(board, str(label), details) for label in rows["stack"]],
         "scaling": _table(board.scaling),
         "by_length": _table(board.by_length),
@@ -151,8 +152,16 @@ def _column(rows: "pd.DataFrame", key: str, part: str) -> list[Any]:
     return rows[name].tolist()
 
 
-def _table(frame: "pd.DataFrame | None") -> dict[str, list[Any]] | None:
-    return None if frame is None else {str(name): frame[name].tolist() for name in frame}
+def _table(frame: "pd.DataFrame | None") -> dict[str, Any] | None:
+    """Columns of a long table; of text, the words and which of them stands where, for there are few."""
+    if frame is None:
+        return None
+    columns: dict[str, Any] = {str(name): frame[name].tolist() for name in frame}
+    for name, column in columns.items():
+        if all(isinstance(value, str) for value in column):
+            words = sorted(set(column))
+            columns[name] = {"words": words, "at": [words.index(value) for value in column]}
+    return {"length": len(frame), "columns": {name: same(column) for name, column in columns.items()}}
 
 
 def _row_details(board: "Leaderboard", label: str, details: Details) -> dict[str, Any]:
@@ -210,6 +219,12 @@ def claim_data(judgement: Any) -> dict[str, Any]:
     where = claim.where if isinstance(claim.where, str) else json.dumps(claim.where, sort_keys=True, default=str)
     found = {name: getattr(judgement, name) for name in ("verdict", "evidence", "estimate", "low", "high", "rounds")}
     return said | {"where": where} | found
+
+
+def _names(boards: "Sequence[Leaderboard]") -> list[str]:
+    """A name per board, unlike those of the other boards of its machine and suite."""
+    titles = [(board.machine, board.suite, _slug(board.title.partition(": ")[2] or board.title)) for board in boards]
+    return [title[2] + ("" if not (before := titles[:place].count(title)) else f"~{before + 1}") for place, title in enumerate(titles)]
 
 
 def _slug(text: str) -> str:

@@ -90,10 +90,10 @@ function curveTable(view, across) {
   return region(caption, table(caption, titles, view.lines.map((line) => [named(line.label), ...xs.map((x) => cell(line, x))]), { class: "numbers" }));
 }
 
-// Entries of a dict of columns.
-function entries(columns) {
-  const names = Object.keys(columns);
-  return columns[names[0]].map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
+// Entries of a table of columns; those of text hold words and which of them stands where.
+function entries({ length, columns }) {
+  const value = (column, i) => (column?.words ? column.words[at(column.at, i)] : at(column, i));
+  return Array.from({ length }, (_, i) => Object.fromEntries(Object.entries(columns).map(([name, column]) => [name, value(column, i)])));
 }
 
 // Where batch sizes or dtypes differ, a label tells them apart.

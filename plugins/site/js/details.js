@@ -22,7 +22,7 @@ function details(site, board, index) {
       ["Status", board.rows.status[index]],
       ["Machine", machineWords(site.machines[board.machine], board.machine)],
     ]),
-    row.cells.map((cell) => cellDetails(site, board, cell, row.cells.length === 1)),
+    row.cells.map((cell) => cellDetails(site, board, { ...board.common, ...cell }, row.cells.length === 1)),
   );
 }
 
