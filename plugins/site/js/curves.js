@@ -14,13 +14,13 @@ function curves(board, link, { id, title, lead, across, views, after }) {
   const hidden = new Set();
   let view = shown[0];
   const numbers = el("div");
-  const { box, entry } = chartBox(`${title}, a line per stack`, `${id}-numbers`, () => lineChart(view, across, labels, hidden), (point) => point.row && link.go(point.row));
+  const { box, entry } = chartBox(`${title}, a line per stack`, `${id}-numbers`, () => lineChart(board, view, across, labels, hidden), (point) => point.row && link.go(point.row));
   const keys = labels.map((label, place) => {
     const input = el("input", { type: "checkbox", checked: true, onchange: () => {
       hidden[input.checked ? "delete" : "add"](label);
       entry.draw();
     } });
-    return el("label", { class: "check" }, input, swatch(place), named(label));
+    return el("label", { class: "check" }, input, swatch(place), named(label), board.baseline === label ? " (baseline)" : null);
   });
   const swatches = () => keys.forEach((key, place) => key.querySelector("svg").replaceWith(swatch(place)));
   const change = (key) => {
@@ -52,21 +52,23 @@ function swatch(place) {
     svg("line", { x1: 0, x2: 24, y1: 5, y2: 5, stroke: seriesColour(place), "stroke-width": 3, "stroke-dasharray": dashOf(place).join(" ") || null }));
 }
 
-function lineChart(view, across, labels, hidden) {
+function lineChart(board, view, across, labels, hidden) {
   const datasets = view.lines.map((line) => {
     const place = labels.indexOf(line.label);
     return {
-      label: line.label, borderColor: seriesColour(place), backgroundColor: seriesColour(place), borderDash: dashOf(place), borderWidth: 2,
+      label: line.label, borderColor: seriesColour(place), backgroundColor: seriesColour(place), borderDash: dashOf(place), borderWidth: line.row === board.baseline ? 4 : 2,
       pointStyle: POINTS[place % POINTS.length], radius: 4, pointHitRadius: 8, hidden: hidden.has(line.label),
       data: line.points.map((p) => ({ ...p, row: line.row, said: `${line.label}, ${across.toLowerCase()} ${p.x}: ${written(p.y, view.form)}` })),
     };
   });
   const points = view.lines.filter((line) => !hidden.has(line.label)).flatMap((line) => line.points);
   const lengths = [...new Set(points.map((p) => p.x))].sort((a, b) => a - b);
+  // What N ranks would give if none ever waited for another.
+  if (view.ideal) datasets.push({ label: "ideal", data: lengths.map((n) => ({ x: n, y: n, said: `ideal: ${n}×` })), walk: false, borderColor: colour("muted"), borderDash: [1, 4], borderWidth: 2, pointRadius: 0 });
   const x = axis(across, "count", true, rangeOf(lengths));
   x.afterBuildTicks = (scale) => (scale.ticks = lengths.map((value) => ({ value })));
   x.ticks.callback = String;
-  const y = axis(view.title, view.form, true, rangeOf(points.flatMap((p) => [p.y, p.low, p.high]).filter((v) => v > 0)));
+  const y = axis(view.title, view.form, true, rangeOf([...points.flatMap((p) => [p.y, p.low, p.high]), ...(view.ideal ? lengths : [])].filter((v) => v > 0)));
   return {
     type: "line",
     data: { datasets },
@@ -145,7 +147,7 @@ function byRanks(board, link) {
   const speeds = { train_speed: "Training", prefill_speed: "Prefill", decode_speed: "Generation" };
   const lines = (make) => [...Map.groupBy(all, (e) => e.stack)].map(([stack, own]) => ({ label: stack, row: rowId(board, stack), points: own.map(make).filter((p) => p.y > 0) }));
   const views = Object.entries(speeds).flatMap(([key, word]) => [
-    { key: `${key} speedup`, title: `${word}: speedup over a single rank`, form: "ratio", lines: lines((e) => ({ x: e.world_size, y: e[`${key}_ratio`], low: e[`${key}_low`], high: e[`${key}_high`] })) },
+    { key: `${key} speedup`, title: `${word}: speedup over a single rank`, form: "ratio", ideal: true, lines: lines((e) => ({ x: e.world_size, y: e[`${key}_ratio`], low: e[`${key}_low`], high: e[`${key}_high`] })) },
     { key: `${key} efficiency`, title: `${word}: efficiency (speedup / ranks)`, form: "score", lines: lines((e) => ({ x: e.world_size, y: e[`${key}_efficiency`] })) },
     { key: `${key} per core`, title: `${word}: speedup / what the cores allow`, form: "score", lines: lines((e) => ({ x: e.world_size, y: e[`${key}_per_core`] })) },
   ]);
@@ -156,6 +158,6 @@ function byRanks(board, link) {
   );
   return curves(board, link, {
     id: "ranks", title: "Across numbers of ranks", across: "Ranks", views,
-    lead: "A rank is a process with a share of the work: a GPU of its own, or a part of the CPU's cores. Nothing is ranked across them, for N ranks cost N devices. Speedup is over the same stack without its parallel techniques on a single rank.",
+    lead: "A rank is a process with a share of the work: a GPU of its own, or a part of the CPU's cores. Nothing is ranked across them, for N ranks cost N devices. Speedup is over the same stack without its parallel techniques on a single rank; dotted: as many times as fast as there are ranks.",
   });
 }

@@ -35,7 +35,16 @@ function pareto(board, link) {
     const eligible = rows.filter((i) => !ranked || !isMissing(board.rows.rank[i]));
     return { rows, eligible, front: frontOf(eligible, x, y) };
   };
-  const configure = () => scatter(board, x, y, state());
+  let near = null; // null: as far as the points ask for it
+  const configure = () => {
+    const found = state();
+    zoom.checked = near ?? crushed(x, y, { rows: found.rows, front: [...found.front, ...found.rows.filter((i) => isBaseline(board, i))] });
+    return scatter(board, x, y, found, zoom.checked);
+  };
+  const zoom = el("input", { type: "checkbox", id: "pareto-zoom", onchange: () => {
+    near = zoom.checked;
+    entry.draw();
+  } });
   const { box, entry } = chartBox("Scatter plot of two columns, a point per stack", "front-words", configure, (point) => point.row && link.go(point.row));
   const tell = () => {
     const links = state().front.flatMap((i, n) => [n ? ", " : "", el("a", { href: link.hash(board.ids[i]) }, named(board.rows.stack[i]))]);
@@ -43,6 +52,7 @@ function pareto(board, link) {
   };
   const change = (set) => (key) => {
     set(axes.find((a) => a.key === key));
+    near = null;
     entry.draw();
     tell();
   };
@@ -51,19 +61,38 @@ function pareto(board, link) {
   return section(
     "tradeoffs", "What can be had together",
     el("p", {}, "Each point is a stack, thin lines are its 95 % intervals. Rows on the dashed front are the choices worth looking at; where intervals overlap, the front is not certain. Unranked rows are hollow and stand outside the comparison."),
-    el("div", { class: "controls" }, select("Across", options, x.key, change((a) => (x = a)), "pareto-x"), select("Up", options, y.key, change((a) => (y = a)), "pareto-y")),
+    el("div", { class: "controls" }, select("Across", options, x.key, change((a) => (x = a)), "pareto-x"), select("Up", options, y.key, change((a) => (y = a)), "pareto-y"),
+      el("label", { class: "check" }, zoom, "only the surroundings of the front and the baseline")),
     box, words,
   );
 }
 
-function scatter(board, x, y, { rows, eligible, front }) {
+const isBaseline = (board, i) => board.quality.verdict[i] === "baseline" || board.measures.some((m) => board.values[m.key].verdict[i] === "baseline");
+
+// Ends of an axis: of all points with their intervals, or of the surroundings of the front.
+function endsOf(a, rows, front, zoomed) {
+  const all = rangeOf(rows.flatMap((i) => [a.value[i], a.low[i], a.high[i]]).filter((v) => !isMissing(v) && (!a.log || v > 0)));
+  if (!zoomed) return all;
+  const [low, high] = rangeOf(front.map((i) => a.value[i])).map((v) => (a.log ? Math.log(v) : v));
+  const margin = Math.max(0.6 * (high - low), a.log ? 0.1 : 0.05 * Math.abs(high));
+  const back = a.log ? Math.exp : (v) => v;
+  return [Math.max(all[0], back(low - margin)), Math.min(all[1], back(high + margin))];
+}
+
+// Whether a few rows far off leave the front too little room to be seen.
+function crushed(x, y, { rows, front }) {
+  const size = ([low, high], a) => (a.log ? Math.log(high / low) : high - low);
+  return [x, y].some((a) => size(endsOf(a, rows, front, true), a) < 0.25 * size(endsOf(a, rows, front, false), a));
+}
+
+function scatter(board, x, y, { rows, eligible, front }, zoomed) {
   const [onFront, candidates] = [new Set(front), new Set(eligible)];
   const point = (i) => ({
     x: x.value[i], y: y.value[i], left: x.low[i], right: x.high[i], low: y.low[i], high: y.high[i],
     name: board.rows.stack[i], row: board.ids[i], first: onFront.has(i),
     said: `${board.rows.stack[i]}: ${x.title} ${written(x.value[i], x.form)}, ${y.title} ${written(y.value[i], y.form)}${onFront.has(i) ? ", on the front" : ""}`,
   });
-  const base = rows.filter((i) => board.quality.verdict[i] === "baseline" || board.measures.some((m) => board.values[m.key].verdict[i] === "baseline"));
+  const base = rows.filter((i) => isBaseline(board, i));
   const kinds = [
     ["On the front", front.filter((i) => !base.includes(i)), "rectRot", colour("good"), 7],
     ["Baseline", base, "triangle", colour("text"), 7],
@@ -75,7 +104,7 @@ function scatter(board, x, y, { rows, eligible, front }) {
     backgroundColor: label === "Not ranked" ? "transparent" : borderColor,
   }));
   datasets.push({ label: "Front", data: front.map((i) => ({ x: x.value[i], y: y.value[i] })), walk: false, showLine: true, pointRadius: 0, pointHitRadius: 0, borderColor: colour("good"), borderDash: [5, 4], borderWidth: 1.5 });
-  const ends = (a) => rangeOf(rows.flatMap((i) => [a.value[i], a.low[i], a.high[i]]).filter((v) => !isMissing(v) && (!a.log || v > 0)));
+  const ends = (a) => endsOf(a, rows, [...front, ...base], zoomed);
   const arrow = (a, less, more) => `${a.title} (better ${a.better === "higher" ? more : less})`;
   return {
     type: "scatter",

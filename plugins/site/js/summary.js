@@ -22,7 +22,7 @@ function heading(site, board) {
 
 // Lists of clear winners by column; each says what the same row does to quality.
 function glance(board, link) {
-  const wanted = [...board.measures.filter((m) => m.speed), ...board.measures.filter((m) => /memory|^checkpoint$/.test(m.key))];
+  const wanted = [...board.measures.filter((m) => m.speed), ...board.measures.filter((m) => SAVINGS.has(m.key))];
   const won = wanted.filter((measure) => board.values[measure.key].verdict.some((word) => GOOD.has(word)));
   const none = wanted.filter((measure) => !won.includes(measure));
   const words = [...board.measures.map((m) => board.values[m.key].verdict), board.quality.verdict].flat().filter((v) => !isMissing(v) && v !== "baseline");
@@ -70,15 +70,15 @@ function cost(board, i) {
 // The page without a chosen board: all of them, with the clearest win of each.
 function overview(site, machine, hash) {
   const boards = site.boards.filter((board) => !machine || board.machine === machine);
-  const titles = ["Board", "Suite", "Stacks", "Rounds", "Clearest gain in speed", "with quality not clearly worse", "Smallest clearly"];
+  const titles = ["Board", "Stacks", "Rounds", "Largest clear gain in speed", "Largest without clearly worse quality", "Largest clear saving of memory or disk"];
+  const kept = (i, board) => !["WORSE", null].includes(board.quality.verdict[i]);
   const rows = boards.map((board) => [
     el("a", { href: hash(board) }, named(board.title)),
-    named(board.suite),
     String(board.rows.stack.length),
     String(board.rounds[1]),
-    best(board, (i, m) => m.speed),
-    best(board, (i, m) => m.speed && !["WORSE", null].includes(board.quality.verdict[i])),
-    best(board, (i, m) => !m.speed),
+    best(board, (measure) => measure.speed),
+    board.quality.verdict.every(isMissing) ? el("small", {}, "quality not measured") : best(board, (measure, i) => measure.speed && kept(i, board)),
+    best(board, (measure) => SAVINGS.has(measure.key)),
   ]);
   return [
     el("header", { class: "board-head" }, el("h1", { id: "title", tabindex: "-1" }, "All boards"),
@@ -88,14 +88,18 @@ function overview(site, machine, hash) {
   ];
 }
 
+const SAVINGS = new Set(["train_memory", "infer_memory", "checkpoint"]);
+
+// The clear difference that is largest; where rows are ranked, of those that are.
 function best(board, wanted) {
+  const ranked = board.rows.rank.some((rank) => !isMissing(rank));
   const found = board.measures.flatMap((measure) =>
     board.rows.stack.flatMap((name, i) => {
       const ratio = board.values[measure.key].ratio[i];
-      const good = GOOD.has(board.values[measure.key].verdict[i]) && ratio > 0 && wanted(i, measure);
-      return good ? [{ name, ratio, title: measure.title, size: Math.abs(Math.log(ratio)) }] : [];
+      const good = GOOD.has(board.values[measure.key].verdict[i]) && ratio > 0 && (!ranked || !isMissing(board.rows.rank[i]));
+      return good && wanted(measure, i) ? [{ name, ratio, title: measure.title, size: Math.abs(Math.log(ratio)) }] : [];
     }),
   );
   const top = found.sort((a, b) => b.size - a.size)[0];
-  return top ? [el("b", {}, written(top.ratio, "ratio")), " ", named(top.name), el("small", {}, top.title)] : MISSING;
+  return top ? [el("b", {}, written(top.ratio, "ratio")), " ", named(top.name), el("small", {}, top.title)] : el("small", {}, "none clear");
 }
