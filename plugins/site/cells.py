@@ -1,14 +1,14 @@
 """What stands behind a row: its cells, and every round's values."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench_plugins.reporters.text import missing
-
 from effbench.plugin.errors import InputError
 from effbench.store.store import read_records
+
+from ..reporters.text import missing
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
@@ -47,21 +47,29 @@ def details_of(board: "Leaderboard", metrics: Sequence[str]) -> Details:
     for key in sorted(trials, key=lambda key: (key[0], key[2], key[1])):
         by_cell.setdefault(key[0], []).append(key)
     for cell, keys_ in by_cell.items():
-        of_cell = [trials[key] for key in keys_]
-        found.cells[cell] = {
-            "id": cell,
-            **{name: of_cell[0][name] for name in (*_SHAPE, *_FACTS)},
-            **_recipe(Path(of_cell[0]["file"])),
-            "round": [trial["round"] for trial in of_cell],
-            "session": same([found.sessions.index(trial["session"]) for trial in of_cell]),
-            "lost": _some(of_cell, lambda t: f"{t['status']}: {_text(t['error'])}" if t["status"] != "ok" else ""),
-            "dirty": _some(of_cell, lambda t: _text(t["dirty"])),
-            "files": _some(of_cell, lambda t: _unusual(t["file"], f"{cell}.r{t['round']}.json")),
-            "samples": _some(of_cell, lambda t: _unusual(_text(t["samples"]), f"{cell}.r{t['round']}.samples.zst", "none")),
-            "values": _columns([values.get(key, {}) for key in keys_], metrics),
-        }
+        columns = _columns([values.get(key, {}) for key in keys_], metrics)
+        found.cells[cell] = _cell(cell, [trials[key] for key in keys_], found.sessions) | {"values": columns}
     _hoist(found)
     return found
+
+
+def _cell(cell: str, trials: Sequence[dict[str, Any]], sessions: Sequence[str]) -> dict[str, Any]:
+    """Its facts, and what its trials were; what few of them have is told by their place in the list."""
+
+    def some(say: Callable[[dict[str, Any]], str]) -> dict[str, str]:
+        return {str(place): said for place, trial in enumerate(trials) if (said := say(trial))}
+
+    return {
+        "id": cell,
+        **{name: trials[0][name] for name in (*_SHAPE, *_FACTS)},
+        **_recipe(Path(trials[0]["file"])),
+        "round": [trial["round"] for trial in trials],
+        "session": same([sessions.index(trial["session"]) for trial in trials]),
+        "lost": some(lambda t: f"{t['status']}: {_text(t['error'])}" if t["status"] != "ok" else ""),
+        "dirty": some(lambda t: _text(t["dirty"])),
+        "files": some(lambda t: _unusual(t["file"], f"{cell}.r{t['round']}.json")),
+        "samples": some(lambda t: _unusual(_text(t["samples"]), f"{cell}.r{t['round']}.samples.zst", "none")),
+    }
 
 
 def _folder(file: Path, board: "Leaderboard") -> str:
@@ -91,11 +99,6 @@ def _columns(values: Sequence[dict[str, float]], metrics: Sequence[str]) -> dict
     """A list per metric with an entry per trial; none of what no trial measured."""
     columns = {metric: [of_trial.get(metric) for of_trial in values] for metric in metrics}
     return {metric: same(column) for metric, column in columns.items() if not all(map(missing, column))}
-
-
-def _some(trials: Sequence[dict[str, Any]], say: Any) -> dict[str, str]:
-    """What few trials have, by their place in the list."""
-    return {str(place): said for place, trial in enumerate(trials) if (said := say(trial))}
 
 
 def _unusual(file: str, usual: str, absent: str = "") -> str:

@@ -1,13 +1,10 @@
 """What a page shows, as one JSON-able dict. All text in it is cleaned; what is not measured is null."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from effbench_plugins.reporters.text import clean, missing
 
 from effbench.board.lengths import COSTS
 from effbench.board.measures import Measure, measures_of
@@ -15,7 +12,9 @@ from effbench.board.verdict import AMOUNT, SPEED
 from effbench.plugin.catalog import Catalog
 from effbench.store.machine import Machine
 
+from ..reporters.text import clean, missing
 from .cells import Details, details_of, same
+from .judged import claims_of, front_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +97,8 @@ def board_data(board: "Leaderboard", name: str) -> dict[str, Any]:
         "scaling": _table(board.scaling),
         "by_length": _table(board.by_length),
         "world_sizes": _table(board.world_sizes),
-        "claims": _claims(board),
+        "claims": claims_of(board),
+        "front": front_of(board),
     }
 
 
@@ -126,8 +126,7 @@ def form_of(metric: str) -> str:
 
 def _says_something(board: "Leaderboard", measure: Measure) -> bool:
     """Whether a column is worth its width; what a suite asks for always is."""
-    found = board.rows[measure.key] if measure.key in board.rows else None
-    if found is None or all(map(missing, found)):
+    if measure.key not in board.rows or all(map(missing, board.rows[measure.key])):
         return False
     if measure.key in board.extra_columns:
         return True
@@ -204,27 +203,13 @@ def _machine(board: "Leaderboard") -> dict[str, Any] | None:
         return None
 
 
-def _claims(board: "Leaderboard") -> list[dict[str, Any]]:
-    try:
-        from effbench.board.claims import judge
-    except ModuleNotFoundError:
-        return []
-    return [claim_data(judgement) for judgement in judge(board)]
-
-
-def claim_data(judgement: Any) -> dict[str, Any]:
-    """A judged claim, with what it stands on."""
-    claim = judgement.claim
-    said = {name: getattr(claim, name) for name in ("source", "says", "stack", "metric", "relation", "value")}
-    where = claim.where if isinstance(claim.where, str) else json.dumps(claim.where, sort_keys=True, default=str)
-    found = {name: getattr(judgement, name) for name in ("verdict", "evidence", "estimate", "low", "high", "rounds")}
-    return said | {"where": where} | found
-
-
 def _names(boards: "Sequence[Leaderboard]") -> list[str]:
     """A name per board, unlike those of the other boards of its machine and suite."""
     titles = [(board.machine, board.suite, _slug(board.title.partition(": ")[2] or board.title)) for board in boards]
-    return [title[2] + ("" if not (before := titles[:place].count(title)) else f"~{before + 1}") for place, title in enumerate(titles)]
+    return [
+        title[2] + ("" if not (before := titles[:place].count(title)) else f"~{before + 1}")
+        for place, title in enumerate(titles)
+    ]
 
 
 def _slug(text: str) -> str:

@@ -36,9 +36,7 @@ def page(data: dict[str, Any]) -> str:
 def policy(style: str, scripts: Sequence[str]) -> str:
     """The Content-Security-Policy: these very scripts and styles by their hashes, images within the page, nothing else."""
     allowed = " ".join(map(_csp_hash, scripts))
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src {_csp_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    return f"default-src 'none'; script-src {allowed}; style-src {_csp_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def script_json(value: Any) -> str:

@@ -7,17 +7,19 @@ from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
+import effbench_plugins.site
 import numpy as np
+import pandas as pd
 import pytest
 from effbench_plugins.site import HtmlReporter
-from effbench_plugins.site.data import claim_data, form_of, site_data, tidy
+from effbench_plugins.site.data import form_of, site_data, tidy
+from effbench_plugins.site.judged import claim_data, front_data
 from effbench_plugins.site.page import page, script_json
 
 from effbench.board.frame import tidy as frame_of
 from effbench.board.leaderboard import build
 from effbench.plugin import Summary
 from effbench.plugin.discovery import discover
-from effbench.store.record import Fingerprint
 from tests.board import test_scaling as grown
 from tests.board import test_world_sizes as spread
 from tests.board.test_leaderboard import SETTINGS, board_of, trials
@@ -171,17 +173,15 @@ def test_the_policy_allows_these_scripts_and_styles_alone():
 
 
 def test_scripts_never_parse_text_as_html():
-    import effbench_plugins.site as plugin
-
-    for file in (Path(plugin.__file__).parent / "js").glob("*.js"):
+    for file in (Path(effbench_plugins.site.__file__).parent / "js").glob("*.js"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function", text), file
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function", text), (
+            file
+        )
 
 
 def test_the_bundled_library_is_the_one_that_is_named():
-    import effbench_plugins.site as plugin
-
-    folder = Path(plugin.__file__).parent / "vendor"
+    folder = Path(effbench_plugins.site.__file__).parent / "vendor"
     said = (folder / "README.md").read_text()
     library = (folder / "chart.umd.min.js").read_bytes()
     assert hashlib.sha256(library).hexdigest() in said
@@ -195,11 +195,54 @@ def test_a_claim_and_what_it_stands_on():
         source="A et al. 2021", says="it is faster", stack="fast", metric="train.tokens_per_s",
         relation="ratio to baseline above", value=1.5, where={"seq_len": 64},
     )  # fmt: skip
-    judged = SimpleNamespace(claim=claim, verdict="SUPPORTED", evidence="2.0× [1.9, 2.1]", estimate=2.0, low=1.9, high=2.1, rounds=3)
+    judged = SimpleNamespace(
+        claim=claim, verdict="SUPPORTED", evidence="2.0× [1.9, 2.1]", estimate=2.0, low=1.9, high=2.1, rounds=3
+    )
     found = claim_data(judged)
     assert found["says"] == "it is faster"
     assert found["verdict"] == "SUPPORTED"
     assert json.loads(found["where"]) == {"seq_len": 64}
+
+
+def test_a_front_keeps_its_order():
+    rows = pd.DataFrame({"stack": ["a", "b"], "probability": [0.9, None], "on_front": [True, False], "dominated_by": ["", "a"]})
+    found = tidy(front_data(SimpleNamespace(metrics=("x", "y"), knee="a", rows=rows)))
+    assert found["stack"] == ["a", "b"]
+    assert found["probability"] == [0.9, None]
+    assert found["on_front"] == [True, False]
+
+
+def palettes():
+    """The variables of the light and the dark palette."""
+    text = (Path(effbench_plugins.site.__file__).parent / "site.css").read_text(encoding="utf-8")
+    blocks = re.findall(r":root(?:\[data-theme=\"dark\"\]|:not\(\[data-theme=\"light\"\]\))? \{(.*?)\}", text, re.S)
+    return [dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in blocks]
+
+
+def contrast(one, other):
+    """Of two colours, after WCAG 2.2, which defines relative luminance too."""
+
+    def luminance(colour):
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def test_text_has_the_contrast_of_wcag_aa_and_graphics_theirs():
+    light, dark, system = palettes()
+    assert dark == system  # chosen or asked for by the system: the same dark
+    assert light.keys() == dark.keys()
+    for palette in (light, dark):
+        for ground in ("page", "raised"):
+            for ink in ("text", "muted", "accent", "good", "bad"):
+                assert contrast(palette[ink], palette[ground]) >= 4.5, (ink, ground)
+        for ink, ground in (("good", "good-soft"), ("bad", "bad-soft"), ("text", "same-soft")):
+            assert contrast(palette[ink], palette[ground]) >= 4.5, (ink, ground)
+        for name in ["focus", *(f"series-{number}" for number in range(1, 9))]:
+            assert contrast(palette[name], palette["page"]) >= 3, name
 
 
 @pytest.mark.parametrize(

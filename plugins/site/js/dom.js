@@ -51,7 +51,11 @@ function section(id, title, ...children) {
 function select(label, options, chosen, onchange, id) {
   const control = el("select", { id, onchange: () => onchange(control.value) });
   for (const [value, text] of options) control.append(el("option", { value, selected: value === chosen }, text));
-  return el("label", { class: "field" }, el("span", {}, label), control);
+  return field(label, control);
+}
+
+function field(label, control) {
+  return el("div", { class: "field" }, el("label", { for: control.id }, label), control);
 }
 
 function announce(text) {

@@ -63,7 +63,26 @@ function pareto(board, link) {
     el("p", {}, "Each point is a stack, thin lines are its 95 % intervals. Rows on the dashed front are the choices worth looking at; where intervals overlap, the front is not certain. Unranked rows are hollow and stand outside the comparison."),
     el("div", { class: "controls" }, select("Across", options, x.key, change((a) => (x = a)), "pareto-x"), select("Up", options, y.key, change((a) => (y = a)), "pareto-y"),
       el("label", { class: "check" }, zoom, "only the surroundings of the front and the baseline")),
-    box, words,
+    box, words, certainty(board, link),
+  );
+}
+
+// How sure the front over the suite's own metrics is, from the rounds.
+function certainty(board, link) {
+  const front = board.front;
+  if (!front?.stack.length) return null;
+  const chance = (p) => (isMissing(p) ? MISSING : `${Math.round(100 * p)} %`);
+  const rows = front.stack.map((stack, i) => [
+    el("a", { href: link.hash(rowId(board, stack) ?? "") }, named(stack)),
+    [chance(front.probability[i]), stack === front.knee ? el("small", {}, "best balance (knee)") : null],
+    front.on_front[i] ? "yes" : "no",
+    front.dominated_by[i] || MISSING,
+  ]);
+  const over = front.metrics.join(" and ");
+  return el(
+    "details", {}, el("summary", {}, `How sure the front over ${over} is`),
+    el("p", {}, "The probability that no other row is at least as good in all of these and better in one, given how the rounds scatter."),
+    region("Probabilities of the front", table(`Front over ${over}`, ["Stack", "Probability", "On the front by estimates", "Beaten by"], rows, { class: "words" })),
   );
 }
 

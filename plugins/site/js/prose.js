@@ -29,22 +29,23 @@ function claims(board) {
   const holder = el("div");
   const verdicts = [...new Set(board.claims.map((claim) => claim.verdict))].sort();
   const draw = (wanted) => {
-    const rows = board.claims.filter((claim) => !wanted || claim.verdict === wanted).map((claim) => {
+    const rows = board.claims.filter((claim) => (wanted === "here" ? claim.verdict !== "NOT-APPLICABLE" : !wanted || claim.verdict === wanted)).map((claim) => {
       const [kind, sign] = CLAIM_SIGNS[claim.verdict] ?? ["same", "•"];
       return [
         [named(claim.says), el("small", {}, named(claim.source))],
         el("span", { class: `chip ${kind}` }, el("span", { "aria-hidden": "true" }, sign), claim.verdict.toLowerCase().replace("-", " ")),
         [named(claim.evidence), isMissing(claim.rounds) ? null : el("small", {}, `${claim.rounds} rounds`)],
-        [named(claim.stack), el("small", {}, named(`${claim.metric} ${claim.relation} ${claim.value ?? ""}`))],
+        [named(claim.stack), el("small", {}, named([claim.metric, claim.relation, claim.value ?? "", claim.where && `where ${claim.where}`].filter((part) => part !== "").join(" ")))],
       ];
     });
     holder.replaceChildren(region("Claims", table("Published claims checked here", ["Claim and source", "Here", "Evidence", "Tested as"], rows, { class: "claims" })));
   };
-  draw("");
+  const apply = verdicts.some((verdict) => verdict !== "NOT-APPLICABLE") ? "here" : "";
+  draw(apply);
   return section(
     "claims", "Published claims, checked here",
     el("p", {}, "What papers and documentation say of these techniques, against what this machine measured. A claim that is refuted here may hold on other hardware or at other sizes."),
-    el("div", { class: "controls" }, select("Verdict", [["", "all"], ...verdicts.map((v) => [v, v.toLowerCase()])], "", draw, "claim-verdict")),
+    el("div", { class: "controls" }, select("Verdict", [["here", "all that apply here"], ["", "all"], ...verdicts.map((v) => [v, v.toLowerCase().replace("-", " ")])], apply, draw, "claim-verdict")),
     holder,
   );
 }

@@ -123,7 +123,7 @@ class BoardTable {
     const family = (value) => this.refilter({ family: value });
     return el(
       "form", { class: "controls", "aria-label": "Filter the leaderboard", onsubmit: (event) => event.preventDefault() },
-      el("label", { class: "field" }, el("span", {}, "Filter rows"), text),
+      field("Filter rows", text),
       families.length > 1 ? select("Family of techniques", [["", "all"], ...families.map((f) => [f, f])], "", family, "family") : null,
       el("fieldset", {}, el("legend", {}, "Show only rows that are"), checks),
     );
