@@ -10,12 +10,13 @@ import typer
 def board(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A results folder, or any folder within it.")],
     format_: Annotated[
-        str, typer.Option("--format", help="table, markdown, csv or json; see `effbench list reporters`.")
+        str, typer.Option("--format", help="table, markdown, csv, json or html; see `effbench list reporters`.")
     ] = "table",
 ) -> None:
     """Show the leaderboards of a results folder: stacks against their baseline, with intervals and verdicts.
 
-    Examples: effbench board effbench-results; effbench board effbench-results --format markdown
+    Examples: effbench board effbench-results; effbench board effbench-results --format markdown;
+    effbench board effbench-results --format html > index.html
     """
     from effbench.board.leaderboard import build
     from effbench.plugin.discovery import discover
