@@ -27,7 +27,8 @@ function route() {
   const changed = first || board !== shown.board || (!board && machine !== shown.machine);
   if (changed) show(board, known ? machine : "");
   if (board) shown.table.show(row || null, Boolean(row) || !changed);
-  if (changed && !first && !row) document.getElementById("title").focus();
+  // A screen reader goes on at the new title, but whoever walks through a picker's choices stays in it.
+  if (changed && !first && !row && !document.activeElement?.closest("#pickers")) document.getElementById("title").focus();
 }
 
 function show(board, machine) {

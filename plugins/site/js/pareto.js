@@ -93,7 +93,7 @@ function endsOf(a, rows, front, zoomed) {
   const all = rangeOf(rows.flatMap((i) => [a.value[i], a.low[i], a.high[i]]).filter((v) => !isMissing(v) && (!a.log || v > 0)));
   if (!zoomed) return all;
   const [low, high] = rangeOf(front.map((i) => a.value[i])).map((v) => (a.log ? Math.log(v) : v));
-  const margin = Math.max(0.6 * (high - low), a.log ? 0.1 : 0.05 * Math.abs(high));
+  const margin = Math.max(0.6 * (high - low), a.log ? 0.1 : 0.02 * Math.abs(high));
   const back = a.log ? Math.exp : (v) => v;
   return [Math.max(all[0], back(low - margin)), Math.min(all[1], back(high + margin))];
 }

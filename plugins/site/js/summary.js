@@ -35,14 +35,16 @@ function glance(board, link) {
   );
 }
 
-const SHOWN_WINNERS = 4;
+const SHOWN_WINNERS = 5;
 
 function winners(board, measure, link) {
   const values = board.values[measure.key];
+  const worse = (i) => board.quality.verdict[i] === "WORSE";
   const won = board.rows.stack
     .map((_, i) => i)
     .filter((i) => GOOD.has(values.verdict[i]))
-    .sort((i, j) => (measure.better === "higher" ? values.ratio[j] - values.ratio[i] : values.ratio[i] - values.ratio[j]));
+    .sort((i, j) => worse(i) - worse(j) || (measure.better === "higher" ? values.ratio[j] - values.ratio[i] : values.ratio[i] - values.ratio[j]));
+  const both = won.some(worse) && !won.every(worse);
   const word = measure.speed ? "Clearly faster" : "Clearly smaller";
   const lost = values.verdict.filter((v) => BAD.has(v)).length;
   const judged = values.verdict.filter((v) => !isMissing(v) && v !== "baseline").length;
@@ -53,7 +55,7 @@ function winners(board, measure, link) {
   return el(
     "section", { class: "card", "aria-label": measure.title },
     el("h3", {}, measure.title),
-    el("p", { class: "what" }, `${word} than the baseline:`),
+    el("p", { class: "what" }, `${word} than the baseline${both ? ", those that do not clearly lose quality first" : ""}:`),
     el("ol", {}, items),
     el("p", { class: "rest" }, `${rest}${won.length} of ${judged} better, ${lost} worse, ${judged - won.length - lost} about the same or unclear.`),
   );
