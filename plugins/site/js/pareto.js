@@ -71,7 +71,7 @@ function pareto(board, link) {
 function certainty(board, link) {
   const front = board.front;
   if (!front?.stack.length) return null;
-  const chance = (p) => (isMissing(p) ? MISSING : `${Math.round(100 * p)} %`);
+  const chance = (p) => (isMissing(p) ? MISSING : p < 0.01 ? "under 1 %" : `${Math.round(100 * p)} %`);
   const rows = front.stack.map((stack, i) => [
     el("a", { href: link.hash(rowId(board, stack) ?? "") }, named(stack)),
     [chance(front.probability[i]), stack === front.knee ? el("small", {}, "best balance (knee)") : null],

@@ -22,7 +22,7 @@ function legend(board) {
   );
 }
 
-const CLAIM_SIGNS = { SUPPORTED: ["good", "▲"], REFUTED: ["bad", "▼"], UNCLEAR: ["unclear", "?"], "NOT-APPLICABLE": ["same", "•"] };
+const CLAIM_SIGNS = { SUPPORTED: ["good", "✓"], REFUTED: ["bad", "✗"], UNCLEAR: ["unclear", "?"], "NOT-APPLICABLE": ["same", "•"] };
 
 function claims(board) {
   if (!board.claims.length) return null;
@@ -34,7 +34,7 @@ function claims(board) {
       return [
         [named(claim.says), el("small", {}, named(claim.source))],
         el("span", { class: `chip ${kind}` }, el("span", { "aria-hidden": "true" }, sign), claim.verdict.toLowerCase().replace("-", " ")),
-        [named(claim.evidence), isMissing(claim.rounds) ? null : el("small", {}, `${claim.rounds} rounds`)],
+        named(claim.evidence),
         [named(claim.stack), el("small", {}, named([claim.metric, claim.relation, claim.value ?? "", claim.where && `where ${claim.where}`].filter((part) => part !== "").join(" ")))],
       ];
     });
