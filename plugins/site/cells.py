@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.plugin.errors import InputError
 from effbench.store.store import read_records
 
 from ..reporters.text import missing
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
 
 _SHAPE = ("seq_len", "batch_size", "world_size", "dtype", "device")
-_FACTS = ("settings", "steps", "methodology", "weights", "data", "fingerprint")
+_FACTS = ("settings", "steps", "methodology", "weights", "data")
 
 
 @dataclass
@@ -36,7 +35,7 @@ def details_of(board: "Leaderboard", metrics: Sequence[str]) -> Details:
     found = Details(_folder(Path(frame["file"].iloc[0]), board))
     trials: dict[tuple[str, str, int], dict[str, Any]] = {}
     values: dict[tuple[str, str, int], dict[str, float]] = {}
-    for entry in frame[frame["first"]].to_dict("records"):
+    for entry in frame.drop_duplicates(["cell_id", "session", "round"]).to_dict("records"):
         trials[entry["cell_id"], entry["session"], entry["round"]] = {str(key): value for key, value in entry.items()}
     shown = frame[frame["metric"].isin(metrics)]
     keys = zip(shown["cell_id"], shown["session"], shown["round"], shown["metric"], shown["value"], strict=True)
@@ -62,13 +61,13 @@ def _cell(cell: str, trials: Sequence[dict[str, Any]], sessions: Sequence[str]) 
     return {
         "id": cell,
         **{name: trials[0][name] for name in (*_SHAPE, *_FACTS)},
-        **_recipe(Path(trials[0]["file"])),
+        **_recipe(trials),
         "round": [trial["round"] for trial in trials],
         "session": same([sessions.index(trial["session"]) for trial in trials]),
         "lost": some(lambda t: f"{t['status']}: {_text(t['error'])}" if t["status"] != "ok" else ""),
         "dirty": some(lambda t: _text(t["dirty"])),
         "files": some(lambda t: _unusual(t["file"], f"{cell}.r{t['round']}.json")),
-        "samples": some(lambda t: _unusual(_text(t["samples"]), f"{cell}.r{t['round']}.samples.zst", "none")),
+        "samples": same([_unusual(_text(t["samples"]), f"{cell}.r{t['round']}.samples.zst", "none") for t in trials]),
     }
 
 
@@ -78,12 +77,10 @@ def _folder(file: Path, board: "Leaderboard") -> str:
     return "/".join(parts) if parts == (board.machine, board.suite) else ""
 
 
-def _recipe(file: Path) -> dict[str, Any]:
-    """What a trial's record says of how it was made, beyond what the frame carries; nothing where it is not a file."""
-    try:
-        records = read_records(file).records
-    except InputError:
-        return {}
+def _recipe(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a record says of how its cell was made, beyond what the frame carries; nothing where none lies there as a file."""
+    file = next((file for trial in trials if (file := Path(trial["file"])).is_file()), None)
+    records = read_records(file).records if file else []
     if not records:
         return {}
     record = records[0][1]

@@ -44,6 +44,8 @@ _SCORES = {
     "top1_accuracy": "Share of held-out tokens that the model's first choice predicts.",
     "accuracy": "Share of held-out questions answered right.",
 }
+_EXACT = 2**53
+"""Up to here a browser has every integer."""
 _VALUE_PARTS = ("value", "ratio", "low", "high", "verdict")
 
 
@@ -111,7 +113,7 @@ def tidy(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [tidy(inner) for inner in value]
     if isinstance(value, float):
-        return None if missing(value) else int(value) if value.is_integer() else float(f"{value:.6g}")
+        return None if missing(value) else int(value) if value.is_integer() and abs(value) < _EXACT else float(f"{value:.6g}")
     return value.item() if hasattr(value, "item") else value  # numpy's own numbers
 
 
@@ -164,7 +166,7 @@ def _table(frame: "pd.DataFrame | None") -> dict[str, Any] | None:
 
 
 def _row_details(board: "Leaderboard", label: str, details: Details) -> dict[str, Any]:
-    [row] = [row for row in board.table.rows if row.label == label]
+    row = next(row for row in board.table.rows if row.label == label)
     base = board.table.base.get(label)
     return {
         "options": row.options,

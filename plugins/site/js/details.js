@@ -91,7 +91,7 @@ function recipe(cell) {
 function whereabouts(board, cell) {
   const folder = board.folder ? `${board.folder}/` : "";
   const line = (number, place) => {
-    const sidecar = cell.samples[place] ?? `${cell.id}.r${number}.samples.zst`;
+    const sidecar = at(cell.samples, place) || `${cell.id}.r${number}.samples.zst`;
     const record = named(`${folder}${cell.files[place] ?? `${cell.id}.r${number}.json`}`);
     return el("li", {}, el("code", {}, record), sidecar === "none" ? " (no raw samples)" : [" and ", el("code", {}, named(sidecar))]);
   };

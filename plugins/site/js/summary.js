@@ -11,7 +11,7 @@ function heading(site, board) {
     el("h1", { id: "title", tabindex: "-1" }, named(board.title)),
     el(
       "p", { class: "lead" },
-      `${board.rows.stack.length} ways to run `, el("b", {}, named(board.model)), " on ", el("b", {}, named(board.workload)),
+      `${board.rows.stack.length} way${board.rows.stack.length === 1 ? "" : "s"} to run `, el("b", {}, named(board.model)), " on ", el("b", {}, named(board.workload)),
       board.baseline ? [", each against the baseline ", el("b", {}, named(board.baseline))] : null,
       `. ${rounds} on `, named(hardware), ". ",
       board.ranked_by ? ["Ranked by ", el("code", {}, named(board.ranked_by)), ". "] : null,
