@@ -17,8 +17,8 @@ from tests.board.test_leaderboard import board_of, trials
 from tests.records import make_cell, make_record
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-SPEEDS = {"full": 1000, "double": 2000, "ninefold": 9000, "tenfold": 10_000, "half": 500, "same": 1000}
-"""By text, 10× would stand before 2×."""
+SPEEDS = {"full": 1000, "double": 2000, "ninefold": 9000, "twelvefold": 12_000, "half": 500, "same": 1000}
+"""By text, 12× would stand before 2×."""
 CLAIM = {
     "source": "A et al. 2021", "says": "it is faster", "stack": "double", "metric": "train.tokens_per_s",
     "relation": "ratio to baseline above", "value": 1.5, "where": "", "verdict": "SUPPORTED", "evidence": "2.0× [1.9, 2.1]",
@@ -69,7 +69,7 @@ def open_page(browser, tmp_path):
 def plain_board(**changes):
     """Six stacks of which speeds are known, and one that failed."""
     lost = make_record(cell=make_cell("lost"), status="failed", error="Error: of purpose", metrics={}, quality=None)
-    memory = {"full": 1000, "double": 500, "ninefold": 2000, "tenfold": 4000, "half": 400, "same": 1000}
+    memory = {"full": 1000, "double": 500, "ninefold": 2000, "twelvefold": 4000, "half": 400, "same": 1000}
     records = [
         record.model_copy(
             update={
@@ -102,10 +102,10 @@ def data(tmp_path_factory):
     found["boards"][0]["front"] = {
         "metrics": ["train.tokens_per_s", "bits_per_byte"],
         "knee": None,
-        "stack": ["tenfold", "half"],
+        "stack": ["twelvefold", "half"],
         "probability": [0.98, None],
         "on_front": [True, False],
-        "dominated_by": ["", "tenfold"],
+        "dominated_by": ["", "twelvefold"],
     }
     return found
 

@@ -41,13 +41,13 @@ def test_sorting_is_by_value_and_what_is_missing_stands_last(open_page, html, da
     assert header(page, "train_speed").get_attribute("aria-sort") == "descending"
     assert header(page, "rank").get_attribute("aria-sort") is None
     down = stacks(page)
-    assert down[:3] == ["tenfold", "ninefold", "double"]
+    assert down[:3] == ["twelvefold", "ninefold", "double"]
     assert down[-2:] == ["half", "lost"]
     sort_by(page, "Training speed")
     assert header(page, "train_speed").get_attribute("aria-sort") == "ascending"
     up = stacks(page)
     assert up[0] == "half"
-    assert up[-2:] == ["tenfold", "lost"]
+    assert up[-2:] == ["twelvefold", "lost"]
     sort_by(page, "Stack")
     assert stacks(page) == sorted(stacks(page))
 
@@ -55,11 +55,11 @@ def test_sorting_is_by_value_and_what_is_missing_stands_last(open_page, html, da
 def test_filters_hide_rows_and_say_so(open_page, html, data):
     page = open_page(html, address(data))
     page.get_by_label("Filter rows").fill("FOLD")
-    assert set(stacks(page)) == {"ninefold", "tenfold"}
+    assert set(stacks(page)) == {"ninefold", "twelvefold"}
     assert page.locator("#count").inner_text() == "2 of 7 rows; the others are filtered out"
     page.get_by_label("Filter rows").fill("")
     page.get_by_label("clearly faster at something").check()
-    assert set(stacks(page)) == {"double", "ninefold", "tenfold"}
+    assert set(stacks(page)) == {"double", "ninefold", "twelvefold"}
     page.get_by_label("clearly smaller in something").check()
     assert stacks(page) == ["double"]
     page.get_by_label("clearly smaller in something").uncheck()
@@ -70,7 +70,7 @@ def test_filters_hide_rows_and_say_so(open_page, html, data):
 
 def test_a_link_to_a_row_shows_it_whatever_the_filters(open_page, html, data):
     page = open_page(html, address(data))
-    page.get_by_label("Filter rows").fill("tenfold")
+    page.get_by_label("Filter rows").fill("twelvefold")
     page.evaluate(f"location.hash = '{address(data, row='half')}'")
     page.locator("tr.inside").wait_for()
     assert "half" in stacks(page)
@@ -148,13 +148,13 @@ def test_everything_works_with_the_keyboard_alone(open_page, html, data):
     page.keyboard.press("Enter")
     assert header(page, "train_speed").get_attribute("aria-sort") == "descending"
     assert page.locator("#announce").inner_text() == "Sorted by Training speed, descending"
-    tab_to(page, "tenfold")
+    tab_to(page, "twelvefold")
     page.keyboard.press("Enter")
     page.locator("tr.inside").wait_for()
-    assert page.evaluate("document.activeElement.innerText") == "tenfold"
+    assert page.evaluate("document.activeElement.innerText") == "twelvefold"
     page.keyboard.press("Enter")
     page.locator("tr.inside").wait_for(state="detached")
-    assert page.evaluate("document.activeElement.innerText") == "tenfold"
+    assert page.evaluate("document.activeElement.innerText") == "twelvefold"
     tab_to(page, "Scatter plot")
     page.keyboard.press("ArrowRight")
     assert page.locator("#announce").inner_text().startswith("half: Training speed")
@@ -268,12 +268,12 @@ def test_the_front_is_of_the_chosen_columns(open_page, html, data):
     page = open_page(html, address(data))
     page.get_by_label("Across").select_option("train_speed")
     page.get_by_label("Up", exact=True).select_option("train_memory")
-    assert page.locator("#front-words a").all_inner_texts() == ["half", "double", "ninefold", "tenfold"]
+    assert page.locator("#front-words a").all_inner_texts() == ["half", "double", "ninefold", "twelvefold"]
     page.get_by_label("Up", exact=True).select_option("decode_speed")
-    assert page.locator("#front-words a").all_inner_texts() == ["tenfold"]
+    assert page.locator("#front-words a").all_inner_texts() == ["twelvefold"]
     page.locator("#front-words a").first.click()
     page.locator("tr.inside").wait_for()
-    assert page.evaluate("document.activeElement.innerText") == "tenfold"
+    assert page.evaluate("document.activeElement.innerText") == "twelvefold"
 
 
 def test_lengths_are_a_plot_and_the_same_as_a_table(open_page, html, data):
