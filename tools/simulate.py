@@ -1,8 +1,8 @@
 """How often the whole procedure errs, and what it can see: `python tools/simulate.py [PART]`.
 
 Draws made-up runs, trial by trial in shuffled rounds, and judges their log ratios as the board does (`many_boards.py`, held
-equal to it by a test); growth along the length is in `growth.py`. Each table says how often the procedure was wrong, with its
-Monte-Carlo error. One core, about two minutes.
+equal to it by a test); growth along the length is in `growth.py`, comparisons of two runs in `sessions.py`. Each table says how
+often the procedure was wrong, with its Monte-Carlo error. One core, about four minutes.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from many_boards import FASTER, SAME, SLOWER, Verdicts, every_round, until_clear
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 from scipy.stats import t
+from sessions import sessions
 
 from effbench.board.clarity import LOOKS
 from effbench.board.stats import MIN_ROUNDS, VERDICT_LEVEL
@@ -222,6 +223,7 @@ PARTS = {
     "power": (power, 2000),
     "classes": (classes, 1000),
     "crossovers": (crossovers, 1000),
+    "sessions": (sessions, 1000),
 }
 
 

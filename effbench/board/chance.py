@@ -10,6 +10,7 @@ from effbench.board.verdict import Better
 
 AT_CHANCE = "at chance"
 NO_SCORE = "no score to tell it from chance"
+NO_SAMPLES = "no per-sample scores to tell it from chance"
 
 
 def chance(row: Row, name: str) -> float | None:
@@ -29,7 +30,7 @@ def not_above_chance(row: Row, name: str, shapes: set[Shape], better: Better) ->
     pairs = [[per_sample(row, name, number, shapes, kind) for number in numbers] for kind in ("chance", "per_sample")]
     found = [scores for of_kind in pairs for scores in of_kind if scores is not None]
     if not found or len(found) < 2 * len(numbers) or any(scores[0] != found[0][0] for scores in found):
-        return "no per-sample scores to tell it from chance"
+        return NO_SAMPLES
     values = np.stack([scores[1] for scores in found])
     constant, own = values[: len(numbers)], values[len(numbers) :]
     interval = quality_draws(constant, own, found[0][2], trained=False).interval(1 - VERDICT_LEVEL)

@@ -19,7 +19,7 @@ TRIAL_COLUMNS = (
     "seq_len", "batch_size", "paired_batch", "world_size", "dtype", "device", "options", "variant", "settings", "steps",
     "threads", "scaling", "parallel", "applied", "serial",
     "status", "error", "dirty", "leaks", "train_phase", "infer_phase",
-    "fingerprint", "methodology", "weights", "data", "file", "samples",
+    "fingerprint", "methodology", "weights", "data", "git", "file", "samples",
 )  # fmt: skip
 """What is the same in every row of a trial; the values of option axes come on top, a column each (`lora.rank`)."""
 METRIC_COLUMNS = ("metric", "value", "low", "high", "n", "unit")
@@ -80,6 +80,7 @@ def _trial(file: Path, record: Record) -> dict[str, Any]:
         "methodology": fingerprint.methodology,
         "weights": fingerprint.weights,
         "data": fingerprint.data,
+        "git": record.git,
         "file": str(file),
         "samples": _sidecar(file, record.samples),
         **cell.option_axes,

@@ -2,29 +2,30 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.board.aggregate import aggregate_notes, aggregated_measures, without_scores
 from effbench.board.chance import chance_notes
 from effbench.board.frame import load
 from effbench.board.measures import measures_of
+from effbench.board.parts import Part, parts
 from effbench.board.rows import Row, common_shapes, log_ratios, rows_of
 from effbench.board.scaling import scaling_of
 from effbench.board.settings import QualitySettings, Settings, settings_of
 from effbench.board.stats import MIN_ROUNDS, holm_intervals
 from effbench.board.table import Table
 from effbench.board.verdict import clearly_better
-from effbench.board.world_sizes import WorldSizes, world_sizes_of
+from effbench.board.view import EVERYTHING, View, axes_of, check_columns, present
+from effbench.board.world_sizes import world_sizes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_BOARD = ["machine", "suite", "model", "workload"]
 LEAKS = "LEAKS THE FUTURE"
-_APART = ["methodology", "weights", "device", "settings", "world_size"]
-"""What else numbers must share to stand in one table; named in the title where a board splits by it. World sizes stand in
-tables of their own, one after another."""
+BELOW_FLOOR = "below quality floor"
+NOTHING_TO_RANK_BY = "nothing to rank by"
 
 
 @dataclass(frozen=True)
@@ -60,48 +61,49 @@ class Leaderboard:
     """The metrics that the suite asks to show, by their columns' key."""
     settings: Settings
     """What of the suite decided how the numbers were compared."""
+    slice: Mapping[str, str]
+    """Values of the axes that it is one slice by; empty of a whole board."""
+    unranked: Mapping[str, str]
+    """Why a row has no rank, by its name in the column `stack`."""
     table: Table
     """The rows with the values of every trial, and what each is compared with."""
     trials: "pd.DataFrame"
     """Its part of the tidy frame, a row per trial and metric."""
 
 
-def build(source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None) -> list[Leaderboard]:
+def build(
+    source: "str | Path | pd.DataFrame", settings: Mapping[str, Any] | None = None, view: View = EVERYTHING
+) -> list[Leaderboard]:
     """Leaderboards of a results folder, or of a frame that `load` made. `settings` stands for each suite's own."""
     import pandas as pd
 
     frame = source if isinstance(source, pd.DataFrame) else load(source)
     if frame.empty:
         return []
-    current, older = _current(frame)
-    boards = []
-    for ids, group in current.groupby(_BOARD, sort=True):
-        older_trials = int((older[_BOARD] == pd.Series(ids, index=_BOARD)).all(axis=1).sum())
-        notes = [f"{older_trials} trials of older code not shown"] if older_trials else []
-        apart = [column for column in _APART if group[column].nunique() > 1]
-        for _, together in group.groupby(_APART[:-1], sort=True):
-            largest = together["world_size"].max()
-            for world_size, own in together.groupby("world_size", sort=True):
-                named = own[_APART].iloc[0]
-                part = own if world_size == 1 else _with_reference(own, together, settings)
-                details = [f"{column} {named[column]}" if column != "settings" else str(named[column]) for column in apart]
-                across = world_sizes_of(together, settings_of(together, settings)[0].delta) if world_size == largest else None
-                boards.append(_board(part, settings, details, notes, across))
-    return boards
+    newest, older = current(frame)
+    boards = [_board(part, settings) for part in parts(newest, older, settings, view)]
+    if view == EVERYTHING:
+        return boards
+    axes = axes_of(frame)
+    check_columns(view, axes, [board.rows for board in boards])
+    return [_presented(board, view, axes) for board in boards]
 
 
-def _with_reference(own: "pd.DataFrame", together: "pd.DataFrame", given: Mapping[str, Any] | None) -> "pd.DataFrame":
-    """The trials of a larger world size, and the baseline's at world size 1 where it exists at that alone."""
-    import pandas as pd
+def _presented(board: Leaderboard, view: View, axes: Sequence[str]) -> Leaderboard:
+    """The rows that the view shows, along lengths and world sizes too."""
+    rows, notes = present(board.rows, view, axes)
+    if where := view.trials(axes):
+        notes.insert(0, f"of the trials with {' and '.join(part.text for part in where)}, and the baseline's paired with them")
+    along = {name: getattr(board, name) for name in ("scaling", "by_length", "world_sizes")}
+    kept = {
+        name: frame[frame["stack"].isin(rows["stack"])].reset_index(drop=True)
+        for name, frame in along.items()
+        if frame is not None and len(rows) < len(board.rows)
+    }
+    return replace(board, rows=rows, notes=[*notes, *board.notes], **kept)
 
-    baseline = settings_of(own, given)[0].baseline
-    if (own["stack"] == baseline).any():
-        return own
-    reference = together[(together["world_size"] == 1) & (together["stack"] == baseline)]
-    return pd.concat([own.assign(reference=False), reference.assign(reference=True)]) if len(reference) else own
 
-
-def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
+def current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     """The rows of the newest code per cell, and the trials of older code.
 
     A run writes rounds from 1 upwards over what is there, so the fingerprint at a cell's lowest round is its newest. Copies
@@ -116,33 +118,34 @@ def _current(frame: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
     return frame[is_current], frame[~is_current & first]
 
 
-def _board(
-    frame: "pd.DataFrame",
-    given: Mapping[str, Any] | None,
-    details: list[str],
-    notes: list[str],
-    across: WorldSizes | None,
-) -> Leaderboard:
-    trial = frame.iloc[0]
-    settings, problems = settings_of(frame, given)
+def _board(part: Part, given: Mapping[str, Any] | None) -> Leaderboard:
+    trial = part.trials.iloc[0]
+    settings, problems = settings_of(part.trials, given)
+    frame = without_scores(part.trials) if part.places else part.trials
     rows = rows_of(frame)
     baseline = settings.baseline or next((row.stack for row in rows if row.techniques == "untouched"), None)
-    measures = measures_of(settings.columns)
+    measures = aggregated_measures(settings.columns) if part.places else measures_of(settings.columns)
     table = Table(rows, baseline, settings.delta, settings.quality.metric, settings.quality.direction, measures)
     by = settings.ranking.by or _first_measured(rows)
     unranked = _unranked(table, settings.quality, by)
+    if part.places:
+        unranked = _unranked_somewhere(part, settings, by, rows) | unranked
     ranks = _ranks(table, by, settings, unranked)
     ranked = table.frame(ranks, unranked)
     by_label = {row.label: row for row in rows}
-    scaling = scaling_of([by_label[label] for label in ranked["stack"]], table.base, settings.fit_from)
+    in_order = [by_label[label] for label in ranked["stack"]]
+    # Costs of different models are not points of one curve, and their speeds on several ranks not of one.
+    scaling = None if part.places else scaling_of(in_order, table.base, settings.fit_from)
+    across = None if part.places or part.together is None else world_sizes_of(part.together, settings.delta)
     counts = [len(rounds) for row in rows if (rounds := row.rounds())] or [0]
-    title = f"{trial['suite']}: {trial['model']} on {trial['workload']}" + "".join(f", {detail}" for detail in details)
+    model, workload = (", ".join(sorted(map(str, frame[name].unique()))) for name in ("model", "workload"))
+    what = f"aggregate of {len(part.places)} boards" if part.places else f"{model} on {workload}"
     return Leaderboard(
-        title=title,
+        title=", ".join([f"{trial['suite']}: {what}", *part.details]),
         machine=str(trial["machine"]),
         suite=str(trial["suite"]),
-        model=str(trial["model"]),
-        workload=str(trial["workload"]),
+        model=model,
+        workload=workload,
         baseline=baseline,
         rounds=(min(counts), max(counts)),
         delta=settings.delta,
@@ -153,6 +156,7 @@ def _board(
             dict.fromkeys(
                 [
                     *problems,
+                    *aggregate_notes(part.places, rows, by),
                     *_round_notes(counts),
                     *table.notes,
                     *chance_notes(rows, settings.quality.metric, unranked, baseline),
@@ -160,7 +164,7 @@ def _board(
                     *(scaling.notes if scaling else ()),
                     *(across.notes if across else ()),
                     *_losses(rows),
-                    *notes,
+                    *part.notes,
                 ]
             )
         ),
@@ -171,10 +175,26 @@ def _board(
         by_length=scaling.by_length if scaling else None,
         world_sizes=across.rows if across else None,
         settings=settings,
+        slice=part.slice,
+        unranked=unranked,
         table=table,
         trials=frame,
         extra_columns={measure.key: measure.metric for measure in measures if measure.metric in settings.columns},
     )
+
+
+def _unranked_somewhere(part: Part, settings: Settings, by: str | None, rows: Sequence[Row]) -> dict[str, str]:
+    """Why a row of an aggregate must not be ranked: what its score says on one of the boards that it is of."""
+    found: dict[str, str] = {}
+    quality = settings.quality
+    for place, own in part.trials.groupby("place"):
+        ours = rows_of(own)
+        baseline = settings.baseline or next((row.stack for row in ours if row.techniques == "untouched"), None)
+        reasons = _unranked(Table(ours, baseline, settings.delta, quality.metric, quality.direction), quality, by)
+        for row in ours:
+            if (reason := reasons.get(row.label)) and reason not in (f"no {by}", NOTHING_TO_RANK_BY):
+                found |= {other.label: f"{reason} ({place})" for other in rows if other.cells & row.cells}
+    return found
 
 
 def _first_measured(rows: Sequence[Row]) -> str | None:
@@ -196,13 +216,13 @@ def _unranked(table: Table, quality: QualitySettings, by: str | None) -> dict[st
         elif chance := table.not_above_chance(row):
             reasons[row.label] = chance
         elif by is None or not row.shapes(by):
-            reasons[row.label] = f"no {by}" if by else "nothing to rank by"
+            reasons[row.label] = f"no {by}" if by else NOTHING_TO_RANK_BY
         elif quality.floor is not None and ratio is None and measured:
             reasons[row.label] = "no quality measured"
         elif quality.floor is not None and ratio is not None:
             worse = ratio > quality.floor if quality.direction == "lower" else ratio < 1 / quality.floor
             if worse:
-                reasons[row.label] = "below quality floor"
+                reasons[row.label] = BELOW_FLOOR
     return reasons
 
 

@@ -5,13 +5,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from effbench.board.stats import Array, QualityDraws, quality_draws
+from effbench.board.stats import DRAWS, Array, QualityDraws, quality_draws
 from effbench.store.store import read_samples
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Shape(NamedTuple):
     batch_size: int
     """The paired one."""
     dtype: str
+    place: str = ""
+    """Which model and workload, on a board over several."""
 
 
 class Trial(NamedTuple):
@@ -127,7 +130,8 @@ def rows_of(frame: "pd.DataFrame") -> list[Row]:
 
 def _ambiguous(frame: "pd.DataFrame") -> set[tuple[str, str]]:
     """Stacks whose learning rate or options were changed between runs: the variants must not be averaged."""
-    counts = frame.groupby(["stack", "options", "seq_len", "paired_batch", "dtype"])["variant"].nunique()
+    shape = ["seq_len", "paired_batch", "dtype", *(["place"] if "place" in frame else [])]
+    counts = frame.groupby(["stack", "options", *shape])["variant"].nunique()
     return {(key[0], key[1]) for key in counts[counts > 1].index}
 
 
@@ -141,7 +145,7 @@ def _new_row(entry: dict[Any, Any], variant: str) -> Row:
 
 
 def _add(row: Row, entry: dict[Any, Any]) -> None:
-    trial = Trial(entry["session"], entry["round"], Shape(entry["seq_len"], entry["paired_batch"], entry["dtype"]))
+    trial = Trial(entry["session"], entry["round"], _shape(entry))
     row.cells.add(entry["cell_id"])
     if entry["first"]:
         row.statuses.setdefault(trial.shape, []).append((entry["status"], _text(entry["error"])))
@@ -162,6 +166,10 @@ def _add(row: Row, entry: dict[Any, Any]) -> None:
             row.disturbed.add(metric)
         else:
             row.values.setdefault(metric, {})[trial] = float(entry["value"])
+
+
+def _shape(entry: dict[Any, Any]) -> Shape:
+    return Shape(entry["seq_len"], entry["paired_batch"], entry["dtype"], entry.get("place", ""))
 
 
 def _disturbed(entry: dict[Any, Any]) -> bool:
@@ -185,31 +193,68 @@ def common_shapes(rows: Sequence[Row], metric: str) -> set[Shape]:
 
 def log_ratios(row: Row, other: Row, metric: str, shapes: set[Shape]) -> Array:
     """log(row / other) for each round in which both completed all shapes: paired within a session, averaged over shapes."""
+    return np.array([*log_ratios_by_round(row, other, metric, shapes).values()])
+
+
+def log_ratios_by_round(row: Row, other: Row, metric: str, shapes: set[Shape]) -> dict[int, float]:
+    """The same by round, in order.
+
+    Rounds of different places are different runs, so over several a round is the first complete one of each, then the second of
+    each, and so on: a disturbed trial of one workload does not cost another's.
+    """
     mine, theirs = row.values.get(metric, {}), other.values.get(metric, {})
-    rounds: dict[int, dict[Shape, list[float]]] = {}
+    places: dict[str, set[Shape]] = {}
+    for shape in sorted(shapes):
+        places.setdefault(shape.place, set()).add(shape)
+    rounds: dict[str, dict[int, dict[Shape, list[float]]]] = {place: {} for place in places}
     for trial in mine.keys() & theirs.keys():
         if trial.shape in shapes and mine[trial] > 0 and theirs[trial] > 0:
-            found = rounds.setdefault(trial.round, {}).setdefault(trial.shape, [])
+            found = rounds[trial.shape.place].setdefault(trial.round, {}).setdefault(trial.shape, [])
             found.append(math.log(mine[trial] / theirs[trial]))
-    complete = [rounds[number] for number in sorted(rounds) if rounds[number].keys() == shapes]
-    return np.array([fmean(fmean(logs) for logs in by_shape.values()) for by_shape in complete])
+    complete = [
+        {number: by_shape for number, by_shape in sorted(rounds[place].items()) if by_shape.keys() == own}
+        for place, own in places.items()
+    ]
+    together = zip(*(by_round.values() for by_round in complete), strict=False)
+    numbers = complete[0] if len(complete) == 1 else count(1)
+    return {
+        number: fmean(fmean(logs) for by_shape in parts for logs in by_shape.values())
+        for number, parts in zip(numbers, together, strict=False)
+    }
 
 
-def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape]) -> QualityDraws | None:
+def quality_difference(row: Row, baseline: Row, name: str, shapes: set[Shape], draws: int = DRAWS) -> QualityDraws | None:
     """The difference (row - baseline) in a quality score over the rounds both have; drawn where per-sample scores are."""
-    metric = f"quality.{name}"
-    mine, theirs = (_by_round(r.values.get(metric, {}), shapes) for r in (row, baseline))
-    rounds = sorted(mine.keys() & theirs.keys())
-    if not rounds:
+    pairs = quality_pairs(row, baseline, name, shapes)
+    if not pairs.by_round:
         return None
-    pairs = [[per_sample(r, name, number, shapes) for number in rounds] for r in (row, baseline)]
+    if pairs.own is None or pairs.other is None or pairs.weights is None:
+        return QualityDraws(fmean(pairs.by_round.values()), np.empty(0), len(pairs.by_round))
+    return quality_draws(pairs.other, pairs.own, pairs.weights, row.trained or baseline.trained, count=draws)
+
+
+class QualityPairs(NamedTuple):
+    """A quality score of two rows in the rounds that both have."""
+
+    by_round: dict[int, float]
+    """The difference (row - other) of the scores, in order."""
+    own: Array | None = None
+    """Per-sample scores (rounds, samples); None where some are missing, or of other documents."""
+    other: Array | None = None
+    weights: Array | None = None
+
+
+def quality_pairs(row: Row, other: Row, name: str, shapes: set[Shape]) -> QualityPairs:
+    """What two rows' scores can be compared on."""
+    metric = f"quality.{name}"
+    mine, theirs = (_by_round(r.values.get(metric, {}), shapes) for r in (row, other))
+    by_round = {number: mine[number] - theirs[number] for number in sorted(mine.keys() & theirs.keys())}
+    pairs = [[per_sample(r, name, number, shapes) for number in by_round] for r in (row, other)]
     scores = [scores for of_row in pairs for scores in of_row if scores is not None]
-    if len(scores) < 2 * len(rounds) or any(s[0] != scores[0][0] for s in scores):  # missing, or of other documents
-        estimate = fmean(mine[number] - theirs[number] for number in rounds)
-        return QualityDraws(estimate, np.empty(0), len(rounds))
+    if not scores or len(scores) < 2 * len(by_round) or any(s[0] != scores[0][0] for s in scores):
+        return QualityPairs(by_round)
     values = np.stack([s[1] for s in scores])
-    trained = row.trained or baseline.trained
-    return quality_draws(values[len(rounds) :], values[: len(rounds)], scores[0][2], trained)
+    return QualityPairs(by_round, values[: len(by_round)], values[len(by_round) :], scores[0][2])
 
 
 def _by_round(values: dict[Trial, float], shapes: set[Shape]) -> dict[int, float]:

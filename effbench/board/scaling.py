@@ -89,14 +89,14 @@ def _lengths(rows: Sequence[Row], group: Group) -> int:
     return len({length for row in rows for metric in COSTS for length in lengths_of(row, metric, group)})
 
 
-def fit(row: Row, metric: str, group: Group, fit_from: int = 0) -> Fit:
+def fit(row: Row, metric: str, group: Group, fit_from: int = 0, level: float = 0.95) -> Fit:
     """Over all lengths from `fit_from` on that the row has, in the rounds that have them all; empty below MIN_LENGTHS."""
     lengths = [length for length in lengths_of(row, metric, group) if length >= fit_from]
     if len(lengths) < MIN_LENGTHS:
         return Fit((), Interval(math.nan, None, None, 0), Support())
     logs, n = _complete_rounds(row, metric, group, lengths), np.array(lengths, dtype=float)
     x = np.log(n) - np.log(n).mean()
-    return Fit(tuple(lengths), mean_interval(logs @ x / (x @ x)), supported(n, logs))
+    return Fit(tuple(lengths), mean_interval(logs @ x / (x @ x), level), supported(n, logs))
 
 
 def _complete_rounds(row: Row, metric: str, group: Group, lengths: Sequence[int]) -> Array:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from effbench.plan.claim import Claim
 from effbench.plugin.workload import higher_is_better
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Settings(BaseModel):
     fit_from: int | None = None
     columns: list[Annotated[str, Field(pattern=r"^\w+\.\w+$")]] = []
     """Further metrics that its tables show."""
+    claims: list[Claim] = []
+    front: list[str] = []
+    """The metrics of its Pareto front; what it ranks by and its quality where none are given."""
 
 
 def settings_of(frame: "pd.DataFrame", given: Mapping[str, Any] | None) -> tuple[Settings, list[str]]:

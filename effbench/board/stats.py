@@ -50,7 +50,7 @@ def mean_interval(values: Array, level: float = 0.95) -> Interval:
         return Interval(mean, None, None, 1)
     from scipy.special import stdtrit  # scipy.stats.t's quantile, without its half a second of import and 50 µs a call
 
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * _standard_error(values)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * standard_error(values)
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -68,16 +68,18 @@ def t_test_p(log_ratios: Array, bound: float) -> float:
     is twice the p-value of two one-sided tests (Schuirmann 1987), because the whole two-sided interval must fit.
     """
     n = len(log_ratios)
-    if n < MIN_ROUNDS:
-        return 1.0
+    return 1.0 if n < MIN_ROUNDS else t_p(float(np.mean(log_ratios)), standard_error(log_ratios), n - 1, bound)
+
+
+def t_p(mean: float, error: float, freedom: float, bound: float) -> float:
+    """As `t_test_p`, of any mean log ratio with its standard error and degrees of freedom."""
     from scipy.special import stdtr
 
-    mean, error = float(np.mean(log_ratios)), _standard_error(log_ratios)
     distance = abs(abs(mean) - bound)
     if error == 0:
         return float(distance == 0)
     # Outside, the nearer bound must be excluded; inside, both: the nearer one decides.
-    return min(1.0, 2 * float(stdtr(n - 1, -distance / error)))
+    return min(1.0, 2 * float(stdtr(freedom, -distance / error)))
 
 
 def holm(p_values: Sequence[float], alpha: float = VERDICT_LEVEL) -> list[float]:
@@ -127,8 +129,10 @@ class QualityDraws:
         return min(1.0, 2 * max(min(beyond, short_of, inside), 1 / len(self.draws)))
 
 
-def quality_draws(baseline: Array, other: Array, weights: Array, trained: bool, seed: int = 0) -> QualityDraws:
-    """Draws of the weighted mean of other - baseline, both (rounds, samples), paired per round and sample.
+def quality_draws(  # noqa: PLR0913, PLR0917 - what is drawn from, and how
+    baseline: Array, other: Array, weights: Array, trained: bool, seed: int = 0, count: int = DRAWS
+) -> QualityDraws:
+    """`count` draws of the weighted mean of other - baseline, both (rounds, samples), paired per round and sample.
 
     Samples are resampled with replacement. Rounds differ only where training did: their part is drawn from the t distribution
     s_r/√R · t(R-1) of the per-round means, because resampling two or three rounds would cover far less than it says.
@@ -142,10 +146,10 @@ def quality_draws(baseline: Array, other: Array, weights: Array, trained: bool, 
     if samples < 2 or (trained and rounds < 2):
         return QualityDraws(estimate, np.empty(0), rounds)
     generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(samples, np.full(samples, 1 / samples), size=DRAWS) * share
+    drawn = generator.multinomial(samples, np.full(samples, 1 / samples), size=count) * share
     draws = drawn @ difference.mean(axis=0) / drawn.sum(axis=1)
     if trained:
-        draws = draws + _standard_error(per_round) * generator.standard_t(rounds - 1, size=DRAWS)
+        draws = draws + standard_error(per_round) * generator.standard_t(rounds - 1, size=count)
     return QualityDraws(estimate, draws, rounds)
 
 
@@ -154,6 +158,7 @@ def paired_quality(baseline: Array, other: Array, weights: Array, trained: bool,
     return quality_draws(baseline, other, weights, trained, seed).interval()
 
 
-def _standard_error(values: Array) -> float:
+def standard_error(values: Array) -> float:
+    """Of the mean of independent values: s/√n."""
     # Equal values leave rounding noise of 1e-17 in the mean; that is no spread.
     return 0.0 if np.ptp(values) == 0 else float(np.std(values, ddof=1)) / math.sqrt(len(values))

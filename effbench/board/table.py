@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from effbench.board.chance import NO_SCORE, chance, not_above_chance
 from effbench.board.measures import MEASURES, Measure, compare, interval_columns
 from effbench.board.rows import Row, common_shapes, quality_difference
-from effbench.board.stats import MIN_ROUNDS, QualityDraws, holm
-from effbench.board.verdict import QUALITY, UNCLEAR, Better, verdict
+from effbench.board.stats import QualityDraws
+from effbench.board.verdict import Better, quality_verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class Table:
             name = f" `{self.baseline}`" if self.baseline else ""
             self.notes.append(f"no finished trial of the baseline{name}: nothing to compare with, ratios are missing")
         self._quality_rows = self._with_same_text(bases)
-        self._quality_shapes = common_shapes(self._quality_rows, f"quality.{self.quality_name}")
+        self.quality_shapes = common_shapes(self._quality_rows, f"quality.{self.quality_name}")
 
     def frame(self, ranks: Mapping[str, tuple[int, int]], unranked: Mapping[str, str]) -> "pd.DataFrame":
         """All columns, ranked rows first."""
@@ -78,7 +78,7 @@ class Table:
     def quality_ratio(self, row: Row) -> float | None:
         """Quality relative to the baseline's, or None where it cannot be compared."""
         base = self.base[row.label]
-        mine, theirs = self._quality_of(row), base and self._quality_of(base)
+        mine, theirs = self.quality_of(row), base and self.quality_of(base)
         return None if mine is None or not theirs else mine / theirs
 
     def not_above_chance(self, row: Row) -> str | None:
@@ -86,37 +86,29 @@ class Table:
         if row not in self._quality_rows:
             known = any(chance(other, self.quality_name) is not None for other in self.rows)
             return NO_SCORE if known else None
-        return not_above_chance(row, self.quality_name, self._quality_shapes, self.quality_better)
+        return not_above_chance(row, self.quality_name, self.quality_shapes, self.quality_better)
 
     def _quality(self, cells: dict[str, dict[str, Any]]) -> None:
         differences: dict[str, tuple[QualityDraws, float]] = {}
         for row in self._quality_rows:
             base = self.base[row.label]
-            cells[row.label] |= {"quality": self._quality_of(row), "quality_chance": chance(row, self.quality_name)}
-            if base is row and self._quality_of(row) is not None:
+            cells[row.label] |= {"quality": self.quality_of(row), "quality_chance": chance(row, self.quality_name)}
+            if base is row and self.quality_of(row) is not None:
                 cells[row.label] |= {"quality_difference": 0.0, "quality_verdict": "baseline"}
-            elif base is not None and base in self._quality_rows and (reference := self._quality_of(base)):
-                found = quality_difference(row, base, self.quality_name, self._quality_shapes)
+            elif base is not None and base in self._quality_rows and (reference := self.quality_of(base)):
+                found = quality_difference(row, base, self.quality_name, self.quality_shapes)
                 if found is not None:
                     differences[row.label] = (found, reference)
-        # δ is relative: a difference counts from δ times the baseline's own score on, as bounds of the ratio 1 + d / baseline.
-        low, high = 1 / (1 + self.delta) - 1, self.delta
-        tested = {
-            label: d.p(low * b, high * b) for label, (d, b) in differences.items() if len(d.draws) and d.rounds >= MIN_ROUNDS
-        }
-        levels = dict(zip(tested, holm(list(tested.values())), strict=True))
-        for label, (found, reference) in differences.items():
-            word = UNCLEAR
-            if label in levels:
-                adjusted = found.interval(1 - levels[label]).relative_to(reference)
-                word = verdict(adjusted, self.delta, self.quality_better, QUALITY)
-            cells[label] |= interval_columns("quality", "_difference", found.interval()) | {"quality_verdict": word}
+        words = quality_verdicts(differences, self.delta, self.quality_better)
+        for label, (found, _) in differences.items():
+            cells[label] |= interval_columns("quality", "_difference", found.interval()) | {"quality_verdict": words[label]}
 
-    def _quality_of(self, row: Row) -> float | None:
+    def quality_of(self, row: Row) -> float | None:
+        """Mean score over the cells on which quality is compared; None where it was not measured on all, or on other text."""
         values = row.values.get(f"quality.{self.quality_name}", {})
-        if row not in self._quality_rows or not self._quality_shapes <= {trial.shape for trial in values}:
+        if row not in self._quality_rows or not self.quality_shapes <= {trial.shape for trial in values}:
             return None
-        found = [value for trial, value in values.items() if trial.shape in self._quality_shapes]
+        found = [value for trial, value in values.items() if trial.shape in self.quality_shapes]
         return fmean(found) if found else None
 
     def _with_same_text(self, bases: Sequence[Row]) -> list[Row]:

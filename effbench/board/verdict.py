@@ -1,9 +1,12 @@
 """Words for what an interval of a ratio says against the baseline."""
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import Literal, NamedTuple, TypeVar
 
-from effbench.board.stats import MIN_ROUNDS, Interval
+from effbench.board.stats import MIN_ROUNDS, Interval, QualityDraws, holm
+
+_Label = TypeVar("_Label", bound=Hashable)
 
 Better = Literal["lower", "higher"]
 SAME = "SAME"
@@ -43,3 +46,24 @@ def verdict(interval: Interval, delta: float, better: Better = "higher", words: 
 def clearly_better(interval: Interval, delta: float, better: Better) -> int:
     """1 if the ratio is clearly to the first one's advantage, -1 if to the second one's, 0 if the data cannot order them."""
     return {SPEED.good: 1, SPEED.bad: -1}.get(verdict(interval, delta, better, SPEED), 0)
+
+
+def quality_verdicts(
+    differences: Mapping[_Label, tuple[QualityDraws, float]], delta: float, better: Better
+) -> dict[_Label, str]:
+    """What differences in a score say, each with the score that it is relative to; Holm-adjusted over all of them.
+
+    δ is relative: a difference counts from δ times the reference on, as bounds of the ratio 1 + difference / reference.
+    """
+    low, high = 1 / (1 + delta) - 1, delta
+    tested = {
+        label: draws.p(low * reference, high * reference)
+        for label, (draws, reference) in differences.items()
+        if len(draws.draws) and draws.rounds >= MIN_ROUNDS
+    }
+    levels = dict(zip(tested, holm(list(tested.values())), strict=True))
+    words = dict.fromkeys(differences, UNCLEAR)
+    for label, level in levels.items():
+        draws, reference = differences[label]
+        words[label] = verdict(draws.interval(1 - level).relative_to(reference), delta, better, QUALITY)
+    return words

@@ -4,7 +4,23 @@ import sys
 
 import typer
 
-from effbench.cli import board, calibrate, doctor, estimate, join, listing, plan, profile, run, tune
+from effbench.cli import (
+    board,
+    calibrate,
+    claims,
+    compare,
+    doctor,
+    estimate,
+    join,
+    listing,
+    pareto,
+    plan,
+    profile,
+    publish,
+    run,
+    tune,
+    verify,
+)
 from effbench.plugin.errors import InputError
 
 app = typer.Typer(
@@ -18,6 +34,11 @@ app = typer.Typer(
 _COMMANDS = (
     run.run,
     board.board,
+    compare.compare,
+    claims.claims,
+    pareto.pareto,
+    verify.verify,
+    publish.publish,
     listing.list_,
     plan.plan,
     estimate.estimate,

@@ -1,32 +1,34 @@
 """`effbench board`: records as leaderboards."""
 
-import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from effbench.cli.boards import AggregateOption, ByOption, FilterOption, ResultsArgument, boards_of, view_of
+
 
 def board(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A results folder, or any folder within it.")],
+    path: ResultsArgument,
     format_: Annotated[
         str, typer.Option("--format", help="table, markdown, csv, json or html; see `effbench list reporters`.")
     ] = "table",
+    filter_: FilterOption = None,
+    by: ByOption = None,
+    aggregate: AggregateOption = False,
+    sort: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Order of the rows shown; COLUMN:desc for the largest first.")
+    ] = None,
 ) -> None:
     """Show the leaderboards of a results folder: stacks against their baseline, with intervals and verdicts.
 
+    A filter on axes (seq_len, model, round, lora.rank, …) chooses trials before anything is compared, one on columns (stack,
+    train_speed_ratio, quality_verdict, rank, …; --format csv has them all) chooses the rows to show.
+
     Examples: effbench board effbench-results; effbench board effbench-results --format markdown;
-    effbench board effbench-results --format html > index.html
+    effbench board effbench-results --by seq_len --filter "train_speed_verdict == 'FASTER'" --sort train_speed_ratio:desc;
+    effbench board effbench-results --aggregate; effbench board effbench-results --format html > index.html
     """
-    from effbench.board.leaderboard import build
     from effbench.plugin.discovery import discover
 
     reporter = discover().text_reporter(format_)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        boards = build(path)
-    for problem in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
-        typer.echo(f"effbench: {problem}", err=True)
-    if not boards:
-        typer.echo(f"effbench: no trial records below {path}", err=True)
-    typer.echo(reporter.render(boards))
+    typer.echo(reporter.render(boards_of(path, view_of(filter_, by, aggregate=aggregate, sort=sort))))

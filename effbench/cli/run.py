@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from effbench.plan.plan import Plan
     from effbench.store.record import Record
 
-_BESIDE_RECORDS = ("markdown", "csv", "scaling-csv", "lengths-csv", "world-sizes-csv")
+_BESIDE_RECORDS = ("markdown", "csv", "scaling-csv", "lengths-csv", "world-sizes-csv", "claims-markdown", "claims-csv")
 """The formats that a run leaves beside its records."""
 
 

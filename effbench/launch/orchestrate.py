@@ -185,7 +185,7 @@ class Run:
             cell=cell,
             round=number,
             session=self.session,
-            seed=seed_of(self.plan, number),
+            seed=seed_of(self.plan.suite, number),
             fingerprint=self._current.get(cell.id) or self._fingerprints.of(cell),
             machine=this_machine().slug,
             plugins={name: self.catalog.techniques.plugin_of(name) for name, _ in cell.techniques},

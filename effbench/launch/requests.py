@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.plan.plan import Plan, techniques_of
+from effbench.plan.suite import Suite
 from effbench.plugin.catalog import Catalog
 from effbench.plugin.cell import Cell
 
@@ -40,7 +41,7 @@ def trial_request(plan: Plan, cell: Cell, round_number: int) -> dict[str, Any]:
     memory = plan.suite.limits.memory_gb
     return {
         "cell": cell.model_dump(mode="json"),
-        "seed": seed_of(plan, round_number),
+        "seed": seed_of(plan.suite, round_number),
         "meters": plan.suite.meters,
         "probe": round_number == 1,
         "split": "test",
@@ -55,6 +56,6 @@ def timeout_s(plan: Plan, cell: Cell, catalog: Catalog) -> float:
     return limits.timeout_s + (limits.compile_s if any(t.compiles for t in techniques_of(cell, catalog)) else 0.0)
 
 
-def seed_of(plan: Plan, round_number: int) -> int:
+def seed_of(suite: Suite, round_number: int) -> int:
     """The seed that all stacks share in a round."""
-    return plan.suite.seed + _SEEDS_PER_ROUND * round_number
+    return suite.seed + _SEEDS_PER_ROUND * round_number

@@ -147,7 +147,7 @@ def _check_names(suite: Suite, catalog: Catalog, only_stacks: Sequence[str]) -> 
     _check_option_axes(suite, catalog)
     firsts = {axis: values[0] for axis, values in suite.axes.items()}
     for use in (use for stack in suite.stacks.values() for use in stack.use):
-        catalog.technique(use.technique, _merged(use, firsts))  # an axis may give an option that has no default
+        catalog.technique(use.technique, merged(use, firsts))  # an axis may give an option that has no default
 
 
 def _check_option_axes(suite: Suite, catalog: Catalog) -> None:
@@ -196,7 +196,7 @@ def _expand(  # noqa: PLR0913, PLR0917 - what a cell is made of
         own = {axis: v for axis, v in suite.axes.items() if axis.partition(".")[0] in {use.technique for use in stack.use}}
         for values in itertools.product(*own.values()):
             options = dict(zip(own, values, strict=True))
-            techniques = tuple((use.technique, _merged(use, options)) for use in stack.use)
+            techniques = tuple((use.technique, merged(use, options)) for use in stack.use)
             for model, workload, *point in _points(suite, models, workloads, axes):
                 yield Cell(
                     suite=suite.name,
@@ -235,7 +235,8 @@ def _for_workload(suite: Suite, reference: str) -> ForWorkload:
     return suite.for_workload.get(reference, ForWorkload())
 
 
-def _merged(use: Use, option_axes: dict[str, Any]) -> dict[str, Any]:
+def merged(use: Use, option_axes: dict[str, Any]) -> dict[str, Any]:
+    """A technique's options: those of the stack, with the values of the axes over them."""
     own = {axis.partition(".")[2]: value for axis, value in option_axes.items() if axis.startswith(f"{use.technique}.")}
     return use.options | own
 

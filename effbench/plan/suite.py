@@ -1,6 +1,5 @@
 """Suites: TOML in, a validated `Suite` out; every mistake is one line that says where, what, and what is allowed."""
 
-import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from effbench.plan.claim import Claim
 from effbench.plan.mistakes import describe, line_of, mistake, path_of, split_key
 from effbench.plugin.cell import Allocator, Sampling
 from effbench.plugin.errors import InputError, unknown
@@ -111,34 +111,6 @@ class Stack(_Part):
         return {"use": given} if isinstance(given, list) else given
 
 
-class Claim(_Part):
-    """A published statement, to be checked on this machine."""
-
-    source: str
-    says: str
-    stack: str
-    metric: str
-    relation: str
-    value: float | None = None
-
-    @field_validator("relation")
-    @classmethod
-    def _known(cls, given: str) -> str:
-        forms = r"(ratio to baseline|value|exponent) (below|above|equals)|better than .+|monotone along .+"
-        if not re.fullmatch(forms, given):
-            raise ValueError(
-                "allowed: 'ratio to baseline below|above|equals', 'value below|above|equals', 'exponent below|above', "
-                "'better than STACK', 'monotone along AXIS'"
-            )
-        return given
-
-    @model_validator(mode="after")
-    def _value_where_needed(self) -> "Claim":
-        if self.value is None and not self.relation.startswith(("better", "monotone")):
-            raise mistake(["value"], f"is missing: relation {self.relation!r} compares with it")
-        return self
-
-
 class Tuning(_Part):
     """What `effbench tune` saw when it chose a stack's learning rate."""
 
@@ -229,12 +201,21 @@ class Suite(_Part):
         named = [(["baseline"], self.baseline)]
         for number, claim in enumerate(self.claims):
             named.append((["claims", str(number), "stack"], claim.stack))
-            if claim.relation.startswith("better than "):
-                named.append((["claims", str(number), "relation"], claim.relation.removeprefix("better than ")))
+            if claim.parts.stack:
+                named.append((["claims", str(number), "relation"], claim.parts.stack))
         named += [(["tuning", name], name) for name in self.tuning]
         for where, name in named:
             if name not in self.stacks:
                 raise mistake(where, str(unknown("stack", name, self.stacks)))
+        return self
+
+    @model_validator(mode="after")
+    def _named_options(self) -> "Suite":
+        known = [axis for axis in self.axes if axis not in PLAIN_AXES]
+        for number, claim in enumerate(self.claims):
+            for axis in sorted(claim.option_axes - {*known}):
+                where = "where" if axis in claim.where else "relation"
+                raise mistake(["claims", str(number), where], str(unknown("option axis of this suite", axis, known)))
         return self
 
 

@@ -1,10 +1,18 @@
 """Formats that leaderboards can be shown in."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
+
+_LONGEST_SLUG = 80
+
+
+def slug(text: str) -> str:
+    """A name of lower-case ASCII letters, digits, dots and dashes, fit for a file: never empty, hidden or a path."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:_LONGEST_SLUG].strip("-.") or "board"
 
 
 class Reporter(ABC):

@@ -1,16 +1,21 @@
 """Formats of leaderboards."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable
-from io import StringIO
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
+from effbench.plugin.text import missing
 
+from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter
+from .latex import LatexReporter
+from .layout import Section, TerminalReporter, in_markdown
 from .lengths import length_legend, length_tables
-from .tables import Table, heading, legend, tables
-from .text import clean, missing
+from .machines import machine_sections
+from .pareto import ParetoCsvReporter, ParetoJsonReporter, ParetoMarkdownReporter, ParetoTableReporter
+from .parquet import ParquetReporter
+from .pytest_benchmark import PytestBenchmarkReporter
+from .tables import heading, legend, tables
 from .world_sizes import world_size_legend, world_size_tables
 
 if TYPE_CHECKING:
@@ -20,41 +25,19 @@ if TYPE_CHECKING:
 
 _INNER = frozenset({"settings", "table", "trials"})
 """What boards are made of, and reporters do not repeat."""
+_WIDTH = 120
 _IDENTITY = ["machine", "suite", "model", "workload", "title", "baseline"]
 
 
-class TableReporter(TextReporter):
+class TableReporter(TerminalReporter):
     """Tables for a terminal."""
 
     name: ClassVar = "table"
     file: ClassVar = "leaderboard.txt"
 
-    def render(self, boards: "list[Leaderboard]") -> str:
-        """As wide as the terminal, 120 columns where there is none."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table as Grid
-        from rich.text import Text
-
-        out = StringIO()
-        width = shutil.get_terminal_size((120, 24)).columns
-        # Text objects are never read as markup, so names such as "[red]" or ":smile:" stay what they are.
-        console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
-        for board in boards:
-            for line in heading(board):
-                console.print(Text(line))
-            for titles, cells in _tables(board):
-                grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-                for title in titles:
-                    grid.add_column(Text(title), overflow="fold")
-                for row in cells:
-                    grid.add_row(*map(Text, row))
-                console.print(grid)
-            for note in board.notes:
-                console.print(Text(f"note: {clean(note)}"))
-            console.print(Text(_legends(board)))
-            console.print()
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    def sections(self, boards: "list[Leaderboard]") -> list[Section]:
+        """One per board, and one per set of boards that stand on several machines."""
+        return [*map(_section, boards), *machine_sections(boards)]
 
 
 class MarkdownReporter(TextReporter):
@@ -65,16 +48,7 @@ class MarkdownReporter(TextReporter):
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """One section per board."""
-        lines = ["# Leaderboard", ""]
-        for board in boards:
-            title, *details = map(_markdown, heading(board))
-            lines += [f"## {title}", "", *(f"{detail}  " for detail in details), ""]
-            for titles, cells in _tables(board):
-                rows = [titles, ["---"] * len(titles), *cells]
-                lines += [_markdown_row(row) for row in rows] + [""]
-            lines += [f"- {_markdown(clean(note))}" for note in board.notes]
-            lines += ["", _legends(board), ""]
-        return "\n".join(lines)
+        return in_markdown("Leaderboard", [*map(_section, boards), *machine_sections(boards)])
 
 
 class CsvReporter(TextReporter):
@@ -141,6 +115,24 @@ class WorldSizesCsvReporter(TextReporter):
         return super().files(boards) if any(board.world_sizes is not None for board in boards) else {}
 
 
+class MachinesJsonReporter(TextReporter):
+    """What several machines measured alike: a list of tables, each with its notes and a row per stack and machine."""
+
+    name: ClassVar = "machines-json"
+    file: ClassVar = "machines.json"
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """Missing values are null; an empty list for one machine."""
+        from effbench.board.machines import side_by_side
+
+        found = [vars(table) | {"rows": _plain_rows(table.rows)} for table in side_by_side(boards)]
+        return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """None for one machine."""
+        return super().files(boards) if len({board.machine for board in boards}) > 1 else {}
+
+
 class JsonReporter(TextReporter):
     """A list of boards, each with its notes, its rows and, where it has them, `scaling`, `by_length` and `world_sizes`."""
 
@@ -181,18 +173,9 @@ def _legends(board: "Leaderboard") -> str:
     return " ".join(filter(None, [legend(board), length_legend(board), world_size_legend(board)]))
 
 
-def _tables(board: "Leaderboard") -> list[Table]:
-    return tables(board) + length_tables(board) + world_size_tables(board)
-
-
-def _markdown(text: str) -> str:
-    for character in "\\`|[]*":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell if cell == "---" else _markdown(cell.replace("\n", " ")) for cell in cells) + " |"
+def _section(board: "Leaderboard") -> Section:
+    shown = tables(board) + length_tables(board) + world_size_tables(board)
+    return Section(heading(board), shown, board.notes, _legends(board))
 
 
 @hookimpl
@@ -206,5 +189,17 @@ def register_reporters(register: "Callable[[type[Reporter]], None]") -> None:
         LengthsCsvReporter,
         WorldSizesCsvReporter,
         JsonReporter,
+        MachinesJsonReporter,
+        ParetoTableReporter,
+        ParetoMarkdownReporter,
+        ParetoCsvReporter,
+        ParetoJsonReporter,
+        PytestBenchmarkReporter,
+        ClaimsTableReporter,
+        ClaimsMarkdownReporter,
+        ClaimsCsvReporter,
+        ClaimsJsonReporter,
+        LatexReporter,
+        ParquetReporter,
     ):
         register(reporter)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from effbench.plugin.text import MISSING, in_bytes, in_seconds, interval, join, missing, number, plain, three
+
 from .tables import Entry, Table
-from .text import MISSING, in_bytes, in_seconds, interval, join, missing, number, plain, three
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .text import (
+from effbench.plugin.text import (
     MISSING,
     clean,
     counted,
@@ -80,7 +80,7 @@ def tables(board: "Leaderboard") -> list[Table]:
         size("infer memory", "infer_memory", in_bytes),
         size("trainable", "trainable", counted),
         Column("steps", lambda e: number(e["steps"], lambda x: f"{x:.0f}")),
-        Column(clean(board.quality_metric), _quality),
+        Column(clean(board.quality_metric), quality),
     ]
     bytes_kept = [
         size("checkpoint", "checkpoint", in_bytes),
@@ -135,7 +135,8 @@ def ratio(entry: Entry, key: str, gap: str) -> str:
     return _with_interval(number(entry[f"{key}_ratio"], lambda x: f"{three(x)}×"), entry, key, three, gap)
 
 
-def _quality(entry: Entry) -> str:
+def quality(entry: Entry) -> str:
+    """`2.512 (+0.012) [0.004, 0.020] SAME`."""
     score = number(entry["quality"], lambda x: f"{x:.3f}")
     difference = number(entry["quality_difference"], signed)
     if entry["quality_verdict"] == "baseline" or difference == MISSING:

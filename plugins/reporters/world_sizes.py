@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from effbench.plugin.text import MISSING, clean, counted, human_of, in_bytes, missing, number, plain, share, three
+
 from .tables import Column, Entry, Table, laid_out, ratio, size
-from .text import MISSING, clean, counted, human_of, in_bytes, missing, number, plain, share, three
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

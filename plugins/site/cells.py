@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.plugin.text import missing
 from effbench.store.store import read_records
-
-from ..reporters.text import missing
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

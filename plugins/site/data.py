@@ -10,9 +10,9 @@ from effbench.board.lengths import COSTS
 from effbench.board.measures import Measure, measures_of
 from effbench.board.verdict import AMOUNT, SPEED
 from effbench.plugin.catalog import Catalog
+from effbench.plugin.text import clean, missing
 from effbench.store.machine import Machine
 
-from ..reporters.text import clean, missing
 from .cells import Details, details_of, same
 from .judged import claims_of, front_of
 

@@ -3,6 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from effbench.board.claims import Judgement, judge
+from effbench.board.pareto import Front, fronts_of
 from effbench.plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -11,14 +13,10 @@ if TYPE_CHECKING:
 
 def claims_of(board: "Leaderboard") -> list[dict[str, Any]]:
     """Every claim of the board's suite, judged by this board."""
-    try:
-        from effbench.board.claims import judge
-    except ModuleNotFoundError:
-        return []
     return [claim_data(judgement) for judgement in judge(board)]
 
 
-def claim_data(judgement: Any) -> dict[str, Any]:
+def claim_data(judgement: Judgement) -> dict[str, Any]:
     """A judged claim, with what it stands on."""
     claim = judgement.claim
     said = {name: getattr(claim, name) for name in ("source", "says", "stack", "metric", "relation", "value")}
@@ -29,17 +27,13 @@ def claim_data(judgement: Any) -> dict[str, Any]:
 def front_of(board: "Leaderboard") -> dict[str, Any] | None:
     """The front over the metrics of the board's suite, with probabilities; None where the board has none."""
     try:
-        from effbench.board.pareto import fronts_of
-    except ModuleNotFoundError:
-        return None
-    try:
         [front] = fronts_of([board])
     except InputError:  # no row has all of the metrics
         return None
     return front_data(front)
 
 
-def front_data(front: Any) -> dict[str, Any]:
+def front_data(front: Front) -> dict[str, Any]:
     """The rows of a front, the likeliest first, as the board found them."""
     names = ("stack", "probability", "on_front", "dominated_by")
     return {"metrics": front.metrics, "knee": front.knee, **{name: front.rows[name].tolist() for name in names}}

@@ -15,6 +15,7 @@ from tests.end_to_end.conftest import effbench
         ["plan", "quick", "--json"],
         ["doctor"],
         ["run", "--help"],
+        ["compare", "--help"],
         ["profile", "--help"],
         ["calibrate", "--help"],
         ["estimate", "--help"],
@@ -31,7 +32,7 @@ def test_looking_around_does_not_import_torch(command, tmp_path):
 
 
 def test_help_has_examples(tmp_path):
-    for command in ("run", "board", "list", "plan", "profile", "calibrate", "doctor"):
+    for command in ("run", "board", "compare", "claims", "pareto", "verify", "list", "plan", "profile", "calibrate", "doctor"):
         assert "effbench " + command in effbench(command, "--help", cwd=tmp_path, check=0).stdout
 
 

@@ -13,13 +13,13 @@ from effbench_plugins.reporters import (
     TableReporter,
     WorldSizesCsvReporter,
 )
-from effbench_plugins.reporters.text import counted, human_of, in_bytes, in_seconds
 
 from effbench.board.leaderboard import build
 from effbench.board.scaling import LENGTH_COLUMNS, SCALING_COLUMNS
 from effbench.board.table import columns
 from effbench.board.world_sizes import columns as world_size_columns
 from effbench.plugin import Summary
+from effbench.plugin.text import counted, human_of, in_bytes, in_seconds
 from tests.board import test_scaling as grown
 from tests.board import test_world_sizes as spread
 from tests.board.test_leaderboard import SETTINGS, board_of, trials

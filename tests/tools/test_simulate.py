@@ -6,6 +6,7 @@ import many_boards
 import numpy as np
 import pytest
 import simulate
+from sessions import called
 
 from effbench.board.clarity import LOOKS
 from effbench.board.stats import holm_intervals, ratio_interval
@@ -74,3 +75,11 @@ def test_looking_again_and_again_at_the_plain_level_would_err_too_often(monkeypa
     monkeypatch.setattr(many_boards, "VERDICT_LEVEL", 0.05)
     called = ever_wrong(many_boards.until_clear(run_at("at the margin", "normal", 600), BOUND)[0], "at the margin")
     assert called.any(axis=1).mean() > 0.05
+
+
+def test_what_sessions_share_fails_equal_code_unless_it_is_taken_out():
+    def share(shape, relative):
+        return called(40, np.random.default_rng(0), 0.1, 0.0, shape=shape, relative=relative)
+
+    assert share((1, 3), False) > 0.2
+    assert share((1, 3), True) == share((3, 3), False) == 0

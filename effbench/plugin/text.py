@@ -1,7 +1,7 @@
 """Text of single figures. Every text that comes from a record is taken for hostile."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 MISSING = "–"
@@ -90,3 +90,15 @@ def _plain(value: float) -> str:
 def clean(text: str) -> str:
     """One line without control characters: escape sequences in a record must not reach a terminal."""
     return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+
+
+def markdown(text: str) -> str:
+    """A text that GitHub's Markdown shows as it is."""
+    for character in "\\`|[]*":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """One line of a table."""
+    return "| " + " | ".join(cell if cell == "---" else markdown(cell.replace("\n", " ")) for cell in cells) + " |"

@@ -1,0 +1,84 @@
+"""Sections of tables and notes as one text, for a terminal and in Markdown."""
+
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterable
+from io import StringIO
+from typing import TYPE_CHECKING, NamedTuple
+
+from effbench.plugin import TextReporter
+from effbench.plugin.text import clean, markdown, markdown_row
+
+from .tables import Table
+
+if TYPE_CHECKING:
+    from effbench.board.leaderboard import Leaderboard
+
+WIDTH = 120
+"""Columns where there is no terminal."""
+
+
+class Section(NamedTuple):
+    """What belongs together, such as a board."""
+
+    heading: list[str]
+    """Its title and further lines."""
+    tables: list[Table]
+    notes: list[str]
+    legend: str
+
+
+class TerminalReporter(TextReporter):
+    """Sections for a terminal."""
+
+    @abstractmethod
+    def sections(self, boards: "list[Leaderboard]") -> Iterable[Section]:
+        """What is shown."""
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """As wide as the terminal."""
+        return in_terminal(self.sections(boards), shutil.get_terminal_size((WIDTH, 24)).columns)
+
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """Of one width, whatever terminal it is written from."""
+        return {self.file: in_terminal(self.sections(boards), WIDTH).encode()}
+
+
+def in_terminal(sections: Iterable[Section], width: int) -> str:
+    """Tables of at most so many columns of text."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    out = StringIO()
+    # Text objects are never read as markup, so names such as "[red]" or ":smile:" stay what they are.
+    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+    for section in sections:
+        for line in section.heading:
+            console.print(Text(clean(line)))
+        for titles, cells in section.tables:
+            grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+            for title in titles:
+                grid.add_column(Text(title), overflow="fold")
+            for row in cells:
+                grid.add_row(*map(Text, row))
+            console.print(grid)
+        for note in section.notes:
+            console.print(Text(f"note: {clean(note)}"))
+        console.print(Text(section.legend))
+        console.print()
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def in_markdown(title: str, sections: Iterable[Section]) -> str:
+    """GitHub's Markdown, a heading for each section."""
+    lines = [f"# {title}", ""]
+    for section in sections:
+        name, *details = (markdown(clean(line)) for line in section.heading)
+        blocks = [[f"## {name}"], [f"{detail}  " for detail in details]]
+        for titles, cells in section.tables:
+            blocks.append([markdown_row(row) for row in (titles, ["---"] * len(titles), *cells)])
+        blocks += [[f"- {markdown(clean(note))}" for note in section.notes], [section.legend] if section.legend else []]
+        lines += [line for block in blocks if block for line in (*block, "")]
+    return "\n".join(lines)
