@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUITE := suites/quick.toml
 
-.PHONY: demo test test-long test-slurm slurm lint install clean
+.PHONY: demo test test-long test-slurm slurm test-site chromium lint install clean
 
 demo: .venv/.installed
 	$(BIN)/effbench run $(SUITE) --results effbench-results
@@ -12,7 +12,7 @@ demo: .venv/.installed
 ALONE := tests/benchmarks tests/cli tests/end_to_end tests/launch tests/parallel/test_communication.py tests/tools
 
 test: .venv/.installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 -m "not long" $(ALONE:%=--ignore=%) --ignore=tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 -m "not long" $(ALONE:%=--ignore=%) --ignore=tests/slurm --ignore=tests/site
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not long" $(ALONE)
 
 # What generates and compiles real code, and estimates the largest published shapes: some minutes of computing for a few tests.
@@ -33,6 +33,19 @@ slurm:
 		$(AS_ROOT) apt-get update -qq; \
 		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
 			apt-get install -qq --yes --no-install-recommends munge slurmctld slurmd slurm-client; \
+	}
+
+# The page of leaderboards in a real browser.
+test-site: .venv/.installed-test chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/site
+
+# As above, where no Chromium is on the PATH.
+chromium:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+		$(AS_ROOT) true || { echo "Chromium can be installed by root alone"; exit 1; }; \
+		command -v apt-get > /dev/null || { echo "Chromium is not installed, and there is no apt-get to install it with"; exit 1; }; \
+		$(AS_ROOT) apt-get update -qq; \
+		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium; \
 	}
 
 lint: .venv/.installed-test

@@ -10,7 +10,7 @@ from effbench.cli.boards import AggregateOption, ByOption, FilterOption, Results
 def board(
     path: ResultsArgument,
     format_: Annotated[
-        str, typer.Option("--format", help="table, markdown, csv or json; see `effbench list reporters`.")
+        str, typer.Option("--format", help="table, markdown, csv, json or html; see `effbench list reporters`.")
     ] = "table",
     filter_: FilterOption = None,
     by: ByOption = None,
@@ -26,7 +26,7 @@ def board(
 
     Examples: effbench board effbench-results; effbench board effbench-results --format markdown;
     effbench board effbench-results --by seq_len --filter "train_speed_verdict == 'FASTER'" --sort train_speed_ratio:desc;
-    effbench board effbench-results --aggregate
+    effbench board effbench-results --aggregate; effbench board effbench-results --format html > index.html
     """
     from effbench.plugin.discovery import discover
 
