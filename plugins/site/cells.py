@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.plugin.text import missing
+from effbench.store.packed import packed_record
+from effbench.store.record import Record
 from effbench.store.store import read_records
 
 if TYPE_CHECKING:
@@ -77,18 +79,23 @@ def _folder(file: Path, board: "Leaderboard") -> str:
 
 
 def _recipe(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a record says of how its cell was made, beyond what the frame carries; nothing where none lies there as a file."""
-    file = next((file for trial in trials if (file := Path(trial["file"])).is_file()), None)
-    records = read_records(file).records if file else []
-    if not records:
+    """What a record says of how its cell was made, beyond what the frame carries; nothing where none can be read."""
+    files = (Path(trial["file"]) for trial in trials)
+    record = next((record for file in files if (record := _record(file))), None)
+    if record is None:
         return {}
-    record = records[0][1]
     return {
         "techniques": [[name, dict(options)] for name, options in record.cell.techniques],
         "lr": record.cell.lr if record.phases.get("train") == "ok" else None,
         "versions": record.fingerprint.versions,
         "sources": record.fingerprint.techniques,
     }
+
+
+def _record(file: Path) -> Record | None:
+    if not file.is_file():
+        return packed_record(file)
+    return next((record for _, record in read_records(file).records), None)
 
 
 def _columns(values: Sequence[dict[str, float]], metrics: Sequence[str]) -> dict[str, Any]:
