@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUITE := suites/quick.toml
 
-.PHONY: demo test test-long test-slurm slurm test-site chromium lint install clean
+.PHONY: demo boards test test-long test-slurm slurm test-site chromium lint clean
 
 demo: .venv/.installed
 	$(BIN)/effbench run $(SUITE) --results effbench-results
 
-# Tests that start workers, or time anything, have the machine to themselves; all others share it.
-ALONE := tests/benchmarks tests/cli tests/end_to_end tests/launch tests/parallel/test_communication.py tests/tools
+# What the repository shows of the records in results/: the boards, the page, and the README's table and plot.
+boards: .venv/.installed-test
+	$(BIN)/effbench publish results --to results --format markdown --format claims-markdown --format pareto-markdown --format html
+	$(BIN)/effbench publish results/*/quick --to docs/quick --format plots --readme README.md --readme-plot quality-prefill-speed
+
+# Tests that start workers of their own, or time anything, have the machine to themselves; all others share it.
+ALONE := tests/benchmarks tests/cli/test_calibrate.py tests/cli/test_profile.py tests/end_to_end tests/launch/test_conditions.py \
+	tests/parallel/test_communication.py tests/tools/test_over_libraries.py tests/tools/test_tools.py
 
 test: .venv/.installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 -m "not long" $(ALONE:%=--ignore=%) --ignore=tests/slurm --ignore=tests/site

@@ -67,12 +67,17 @@ def styled() -> Iterator[None]:
         yield
 
 
+def mark_of_plot(plot: "Plot[Any]") -> str:
+    """Of all that it shows."""
+    return mark_of([plot.kind, plot.title, plot.subtitle, asdict(plot.data)])
+
+
 def drawn(plot: "Plot[Any]") -> dict[str, bytes]:
     """A plot as `svg` and `png`, which carry the mark of its data and no date."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    mark = mark_of([plot.kind, plot.title, plot.subtitle, asdict(plot.data)])
+    mark = mark_of_plot(plot)
     with styled():
         width, height = plot.size
         figure = Figure(figsize=plot.size, dpi=_DPI, facecolor="white")

@@ -1,20 +1,21 @@
 import json
 import re
 import sys
-from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+from effbench_plugins.plots.style import mark_of_plot
 from typer.testing import CliRunner
 
 from effbench.cli import app
 from effbench.plugin import InputError, Reporter
 from effbench.plugin.catalog import Catalog
-from effbench.plugin.mark import mark_of
 from effbench.publish.folder import MANIFEST
 from tests.board.test_leaderboard import trials
 from tests.records import make_cell
 from tests.verify import submission
 
+ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- effbench:board -->", "<!-- /effbench:board -->"
 QUICK = ("--format", "markdown", "--format", "csv")
 
@@ -33,7 +34,7 @@ def put(results, suite, speeds, machine="machine"):
 
 def sketched(plot):
     """In place of drawing, which takes most of the time: files of the same marks."""
-    mark = mark_of([plot.kind, plot.title, asdict(plot.data)]).encode()
+    mark = mark_of_plot(plot).encode()
     return {"svg": b"<svg>" + mark, "png": b"PNG " + mark}
 
 
@@ -239,6 +240,17 @@ def test_records_with_errors_are_not_published(tmp_path):
     assert "1 error in the records" in told
     assert not (tmp_path / "other").exists()
     publish(folder, *good)
+
+
+COMMANDS = re.findall(r"^\t\$\(BIN\)/effbench publish (.*)$", (ROOT / "Makefile").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_the_repository_shows_is_that_of_its_records(command, monkeypatch):
+    """`make boards` writes it."""
+    monkeypatch.chdir(ROOT)
+    arguments = [str(found) for part in command.split() for found in sorted(ROOT.glob(part)) or [part]]
+    assert "up to date" in publish(*arguments, "--check", unverified=())
 
 
 def test_help_has_examples():
