@@ -13,6 +13,7 @@ from effbench.plugin.catalog import Catalog
 from effbench.plugin.text import clean, missing
 from effbench.store.machine import Machine
 
+from ..reporters.machines import machine_sections
 from .cells import Details, details_of, same
 from .judged import claims_of, front_of
 
@@ -50,7 +51,7 @@ _VALUE_PARTS = ("value", "ratio", "low", "high", "verdict")
 
 
 def site_data(boards: "Sequence[Leaderboard]", catalog: Catalog) -> dict[str, Any]:
-    """Of all boards: the boards, and what they name (machines, metrics, techniques)."""
+    """Of all boards: the boards, what they name (machines, metrics, techniques), and machines side by side."""
     names = _names(boards)
     found = [board_data(board, name) for board, name in zip(boards, names, strict=True)]
     shown = {metric for board in found for metric in board["metrics"]}
@@ -60,6 +61,7 @@ def site_data(boards: "Sequence[Leaderboard]", catalog: Catalog) -> dict[str, An
         "metrics": {name: _metric(name, catalog) for name in sorted(shown)},
         "techniques": _techniques(boards, catalog),
         "boards": found,
+        "side_by_side": [section._asdict() for section in machine_sections([*boards])],
     }
     cleaned: dict[str, Any] = tidy(data)
     return cleaned

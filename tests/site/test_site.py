@@ -34,6 +34,20 @@ def test_the_overview_lists_every_board_and_leads_to_it(open_page, html, data):
     page.get_by_role("heading", level=1, name="All boards").wait_for()
 
 
+def test_the_overview_counts_claims_and_sets_machines_side_by_side(open_page, html, data):
+    page = open_page(html)
+    first = page.locator("table.overview").first
+    assert "1 supported, 1 refuted" in first.locator("tbody tr").first.inner_text()
+    beside = page.get_by_role("region", name="train.tokens_per_s on")
+    assert beside.locator("thead").inner_text().split() == ["train.tokens_per_s", "on", "one", "two"]
+    assert beside.locator("tbody tr").count() == 7
+
+
+def test_a_suites_address_is_that_of_its_first_board(open_page, html, data):
+    page = open_page(html, "#one/b/")
+    page.get_by_role("heading", level=1, name=data["boards"][1]["title"]).wait_for()
+
+
 def test_sorting_is_by_value_and_what_is_missing_stands_last(open_page, html, data):
     page = open_page(html, address(data))
     assert header(page, "rank").get_attribute("aria-sort") == "ascending"

@@ -22,7 +22,8 @@ function route() {
   const known = !machine || site.boards.some((board) => board.machine === machine);
   if (!known && shown.board !== undefined) return; // the address of a place on this page, such as the skip link's
   const only = site.boards.length === 1 ? site.boards[0] : null;
-  const board = site.boards.find((b) => b.machine === machine && b.suite === suite && b.name === name) ?? only;
+  const here = site.boards.filter((b) => b.machine === machine && b.suite === suite);
+  const board = here.find((b) => b.name === name) ?? (name ? undefined : here[0]) ?? only; // a suite's address is that of its first board
   const first = shown.board === undefined;
   const changed = first || board !== shown.board || (!board && machine !== shown.machine);
   if (changed) show(board, known ? machine : "");

@@ -72,7 +72,7 @@ function cost(board, i) {
 // The page without a chosen board: all of them, with the clearest win of each.
 function overview(site, machine, hash) {
   const boards = site.boards.filter((board) => !machine || board.machine === machine);
-  const titles = ["Board", "Stacks", "Rounds", "Largest clear gain in speed", "Largest without clearly worse quality", "Largest clear saving of memory or disk"];
+  const titles = ["Board", "Stacks", "Rounds", "Largest clear gain in speed", "Largest without clearly worse quality", "Largest clear saving of memory or disk", "Published claims"];
   const kept = (i, board) => !["WORSE", null].includes(board.quality.verdict[i]);
   const rows = boards.map((board) => [
     el("a", { href: hash(board) }, named(board.title)),
@@ -81,13 +81,35 @@ function overview(site, machine, hash) {
     best(board, (measure) => measure.speed),
     board.quality.verdict.every(isMissing) ? el("small", {}, "quality not measured") : best(board, (measure, i) => measure.speed && kept(i, board)),
     best(board, (measure) => SAVINGS.has(measure.key)),
+    claimed(board),
   ]);
   return [
     el("header", { class: "board-head" }, el("h1", { id: "title", tabindex: "-1" }, "All boards"),
       el("p", { class: "lead" }, "Each board compares stacks (techniques applied to one model) with an untouched or otherwise named baseline, on one machine. ",
         "Numbers are ratios to that baseline; only differences that the measurements can tell are called clear.")),
     boards.length ? region("All boards", table("All boards", titles, rows, { class: "overview" })) : el("p", { class: "notice" }, "There are no trial records here."),
+    ...(machine ? [] : site.side_by_side.map(sideBySide)),
   ];
+}
+
+// How many claims of papers hold on this board, and how many do not.
+function claimed(board) {
+  const count = (verdict) => board.claims.filter((claim) => claim.verdict === verdict).length;
+  const [held, refuted, unclear] = ["SUPPORTED", "REFUTED", "UNCLEAR"].map(count);
+  const words = [held && `${held} supported`, refuted && `${refuted} refuted`, unclear && `${unclear} unclear`].filter(Boolean);
+  return words.length ? words.join(", ") : el("small", {}, "none");
+}
+
+// One suite, model and workload on several machines: each against its own baseline, none ranked against another.
+function sideBySide({ heading, tables, notes, legend }, place) {
+  const [title, ...lines] = heading;
+  return section(
+    `machines-${place + 1}`, title,
+    lines.map((line) => el("p", { class: "rest" }, named(line))),
+    tables.map(([titles, rows]) => region(titles[0], table(`${title}: ${titles[0]}`, titles, rows.map((row) => row.map(named)), { class: "overview" }))),
+    notes.length ? el("ul", {}, notes.map((note) => el("li", {}, prose(note)))) : null,
+    el("p", { class: "rest" }, legend),
+  );
 }
 
 const SAVINGS = new Set(["train_memory", "infer_memory", "checkpoint"]);
