@@ -47,83 +47,88 @@ def _frame(table: "pa.Table", folder: str) -> "pd.DataFrame":
     import numpy as np
     import pandas as pd
 
-    metrics = _array(table["metrics"])
-    ends = np.asarray(metrics.offsets, dtype=np.int64)
-    counts = np.diff(ends)
+    metrics = table["metrics"].chunks
+    counts = np.concatenate([np.empty(0, np.int64), *(np.diff(np.asarray(chunk.offsets)) for chunk in metrics)])
     rows = np.maximum(counts, 1)
     measured = np.repeat(counts > 0, rows)
     columns: dict[str, Any] = {}
     for name in TRIAL_COLUMNS:
         if name in NUMBERS:
-            columns[name] = np.repeat(_numbers(_array(table[name])), rows)
+            columns[name] = np.repeat(_numbers(table[name].chunks), rows)
         else:
-            columns[name] = _repeated(_array(table[name]), rows, folder if name in ("file", "samples") else "")
+            columns[name] = _repeated(table[name].chunks, rows, folder if name in ("file", "samples") else "")
     axes = _axes(columns["options"])
-    values = metrics.values.slice(ends[0], ends[-1] - ends[0])
-    measures = {name: _measure(values.field(name), measured) for name in METRIC_COLUMNS}
+    values = [chunk.flatten() for chunk in metrics]
+    measures = {name: _measure([part.field(name) for part in values], measured) for name in METRIC_COLUMNS}
     return pd.DataFrame(columns | axes | measures, copy=False)
 
 
-def _array(column: "pa.ChunkedArray") -> Any:
-    """Its only chunk."""
-    import pyarrow as pa
-
-    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-
-
-def _numbers(column: "pa.Array") -> "NDArray[Any]":
+def _numbers(parts: "list[pa.Array]") -> "NDArray[Any]":
     """32 bits where that is enough; floats where some are missing."""
     import numpy as np
 
-    if column.null_count:
-        return np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
-    numbers: NDArray[Any] = column.to_numpy()
+    if any(part.null_count for part in parts):
+        return _floats(parts)
+    numbers = np.concatenate([np.empty(0, np.int64), *(part.to_numpy() for part in parts)])
     small = np.iinfo(np.int32)
     fits = not len(numbers) or (numbers.min() >= small.min and numbers.max() <= small.max)
     return numbers.astype(np.int32) if fits else numbers
 
 
-def _repeated(words: Any, rows: "NDArray[np.int64]", prefix: str) -> "pd.Categorical":
+def _floats(parts: "list[pa.Array]") -> "NDArray[np.float64]":
+    """What is missing is NaN."""
     import numpy as np
 
-    found = _categorical(words, prefix)
+    found = [part.to_numpy(zero_copy_only=False) for part in parts]
+    return np.concatenate(found, dtype=np.float64) if found else np.empty(0)
+
+
+def _repeated(parts: "list[pa.Array]", rows: "NDArray[np.int64]", prefix: str) -> "pd.Categorical":
+    import numpy as np
+
+    found = _categorical(parts, prefix)
     return type(found).from_codes(np.repeat(found.codes, rows), dtype=found.dtype, validate=False)
 
 
-def _measure(values: Any, measured: "NDArray[np.bool_]") -> Any:
+def _measure(parts: "list[Any]", measured: "NDArray[np.bool_]") -> Any:
     """A metric's column, missing where a trial has none."""
     import numpy as np
     import pyarrow as pa
 
-    if pa.types.is_dictionary(values.type):
-        found = _categorical(values, "")
+    if parts and pa.types.is_dictionary(parts[0].type):
+        found = _categorical(parts, "")
+        if measured.all():
+            return found
         codes = np.full(len(measured), -1, dtype=found.codes.dtype)
         codes[measured] = found.codes
         return type(found).from_codes(codes, dtype=found.dtype, validate=False)
     if measured.all():
-        return _numbers(values) if pa.types.is_integer(values.type) else values.to_numpy(zero_copy_only=False)
+        return _numbers(parts) if parts and pa.types.is_integer(parts[0].type) else _floats(parts)
     column = np.full(len(measured), np.nan)
-    column[measured] = values.to_numpy(zero_copy_only=False)
+    column[measured] = _floats(parts)
     return column
 
 
-def _categorical(words: Any, prefix: str) -> "pd.Categorical":
-    """Its categories sorted: so are groups, and whatever is sorted by it."""
+def _categorical(parts: "list[Any]", prefix: str) -> "pd.Categorical":
+    """Its categories sorted: so are groups, and whatever is sorted by it. All parts have the same dictionary, or none."""
     import numpy as np
     import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pa.types.is_dictionary(words.type):
-        words = words.dictionary_encode()
-    order = np.asarray(pc.sort_indices(words.dictionary))
+    if parts and not pa.types.is_dictionary(parts[0].type):
+        parts = pa.chunked_array(parts).dictionary_encode().chunks
+    words = parts[0].dictionary if parts else pa.array([], pa.string())
+    order = pc.sort_indices(words)
     ranks = np.empty(len(order) + 1, dtype=np.min_scalar_type(-len(order) - 1))
-    ranks[order] = np.arange(len(order))
+    ranks[np.asarray(order)] = np.arange(len(order))
     ranks[-1] = -1  # where a missing value's code, -1, points to
-    codes = ranks[np.asarray(words.indices.fill_null(-1))]
-    categories = [prefix + word for word in words.dictionary.take(pa.array(order)).to_pylist()]
+    codes = [ranks[np.asarray(part.indices.fill_null(-1))] for part in parts]
+    known = words.take(order)
+    categories = pc.binary_join_element_wise(pa.scalar(prefix), known, "") if prefix else known
     # Of the very type that pandas gives text: the dtype says `str` in pandas 3, and object before.
-    return pd.Categorical.from_codes(codes, categories=pd.Index(categories, dtype=pd.Series(["x"]).dtype))
+    index = pd.Index(categories.to_pandas().astype(pd.Series(["x"]).dtype))
+    return pd.Categorical.from_codes(np.concatenate(codes) if codes else [], categories=index, validate=False)
 
 
 def _axes(options: "pd.Categorical") -> dict[str, Any]:
@@ -136,5 +141,5 @@ def _axes(options: "pd.Categorical") -> dict[str, Any]:
     columns = {}
     for name in names:
         values = pd.Series([axes.get(name) for axes in found], dtype=None)
-        columns[name] = values.take(np.asarray(options.codes)).array
+        columns[name] = values.array.take(np.asarray(options.codes))
     return columns

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -59,15 +59,40 @@ def read_trials(path: Path, *, use_index: bool = True) -> Trials:
 
     refuse_missing(path)
     listing = scan(path)
-    problems, tables = list(listing.problems), []
-    for entry in listing.packs:
-        try:
-            tables.append(_below(read_pack(place(path, entry.name)), entry.name.rpartition("/")[0]))
-        except PackError as error:
-            problems.append(not_a_pack(place(path, entry.name), error))
+    problems = list(listing.problems)
+    packed = _packed(path, listing.packs, problems)
     loose = _loose(path, listing.records, use_index and len(listing.records) >= MIN_FILES)
     problems += [not_a_record(place(path, name), why) for name, (*_, why) in sorted(loose.bad.items())] + loose.unreadable
-    return Trials(_ordered(pa.concat_tables([*tables, loose.table])), problems)
+    tables = [table for table in (packed, loose.table) if len(table)]
+    return Trials(_ordered(pa.concat_tables(tables) if tables else schema().empty_table()), problems)
+
+
+def _packed(path: Path, entries: list[Entry], problems: list[str]) -> "pa.Table":
+    """The rows of all packs; a line for each that is none.
+
+    Checked all at once, for many packs are small; and one by one only where that finds something.
+    """
+    import pyarrow as pa
+
+    tables: dict[Path, pa.Table] = {}
+    for entry in entries:
+        file = place(path, entry.name)
+        try:
+            tables[file] = _below(read_pack(file), entry.name.rpartition("/")[0])
+        except PackError as error:
+            problems.append(not_a_pack(file, error))
+    if not tables:
+        return schema().empty_table()
+    try:
+        return checked(pa.concat_tables(tables.values()))
+    except PackError:
+        good = []
+        for file, table in tables.items():
+            try:
+                good.append(checked(table))
+            except PackError as error:
+                problems.append(not_a_pack(file, error))
+        return pa.concat_tables(good) if good else schema().empty_table()
 
 
 def _below(table: "pa.Table", parent: str) -> "pa.Table":
@@ -88,7 +113,7 @@ def _ordered(table: "pa.Table") -> "pa.Table":
     last = {name: number for number, name in enumerate(table["file"].to_pylist())}
     # Part by part, as paths are ordered: nothing comes before the end of a part.
     order = [last[name] for name in sorted(last, key=lambda name: name.replace("/", "\0"))]
-    return (table if order == list(range(len(table))) else table.take(order)).unify_dictionaries().combine_chunks()
+    return (table if order == list(range(len(table))) else table.take(order)).unify_dictionaries()
 
 
 def _loose(path: Path, entries: list[Entry], use_index: bool) -> _Loose:
@@ -105,7 +130,7 @@ def _loose(path: Path, entries: list[Entry], use_index: bool) -> _Loose:
     if len(kept) < len(known.entries):
         known.table = known.table.take(kept)
     if new.entries:
-        known.table = pa.concat_tables([known.table, new.table]).unify_dictionaries().combine_chunks()
+        known.table = pa.concat_tables([known.table, new.table]).unify_dictionaries()
     found = _Loose(known.table, [known.entries[number] for number in kept] + new.entries, bad | new.bad, new.unreadable)
     if use_index and (found.entries, found.bad) != (known.entries, known.bad):
         _write_index(index, _settled(found, now - _SETTLED_NS))
@@ -131,7 +156,7 @@ def _read_files(path: Path, entries: list[Entry]) -> _Loose:
 
 
 def _settled(found: _Loose, before_ns: int) -> _Loose:
-    kept = [number for number, entry in enumerate(found.entries) if entry.modified_ns < before_ns]
+    kept = [number for number, (_, modified_ns, _) in enumerate(found.entries) if modified_ns < before_ns]
     bad = {name: about for name, about in found.bad.items() if about[0] < before_ns}
     if len(kept) == len(found.entries):
         return _Loose(found.table, found.entries, bad)
@@ -158,7 +183,8 @@ def _read_index(file: Path) -> _Loose | None:
             found = read_groups(index, [*schema().names, "modified_ns", "size"])
             table, bad = checked(found.select(schema().names)), _BAD.validate_json(about[b"bad"])
             columns = (table["file"], found["modified_ns"], found["size"])
-            entries = [Entry(*values) for values in zip(*(column.to_pylist() for column in columns), strict=True)]
+            # As tuples, which equal the entries that a scan makes, and are made in a tenth of the time.
+            entries = cast("list[Entry]", [*zip(*(column.to_pylist() for column in columns), strict=True)])
     except PackError as error:
         logging.getLogger(__name__).info("index %s is made anew: %s", file, error)
         return None
@@ -171,7 +197,8 @@ def _write_index(file: Path, found: _Loose) -> None:
 
     table = found.table
     for name in ("modified_ns", "size"):
-        table = table.append_column(name, pa.array([getattr(entry, name) for entry in found.entries], pa.int64()))
+        place_ = Entry._fields.index(name)
+        table = table.append_column(name, pa.array([entry[place_] for entry in found.entries], pa.int64()))
     content = BytesIO()
     about = {"layout": LAYOUT, "bad": _BAD.dump_json(found.bad)}
     pq.write_table(table.replace_schema_metadata(about), content, compression="zstd", write_page_checksum=True)

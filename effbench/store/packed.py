@@ -59,15 +59,18 @@ def sidecar_name(record_name: str) -> str:
 
 
 def read_pack(file: Path) -> "pa.Table":
-    """The columns. `samples` is `PACK/NAME`, which `packed_sidecar` resolves. PackError where it is none or damaged."""
+    """The columns as they stand: `checked` says whether boards may rely on them. PackError where there are none.
+
+    `samples` is `PACK/NAME`, which `packed_sidecar` resolves.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     with opened(file) as pack:
-        if (pack.schema_arrow.metadata or {}).get(b"layout") != LAYOUT.encode():
-            table = _derived(pack)
-        else:
-            table = checked(read_groups(pack, schema().names))
+        old = (pack.schema_arrow.metadata or {}).get(b"layout") != LAYOUT.encode()
+        table = _derived(pack) if old else read_groups(pack, schema().names)
+        if not table.schema.equals(schema()):
+            raise PackError("not a pack of trials")
         _check_names(table["file"])
         reference = pc.binary_join_element_wise(pa.scalar(file.name), table["file"], "/")
         samples = pc.if_else(pc.is_valid(table["samples"]), reference, pa.scalar(None, pa.string()))
@@ -78,7 +81,7 @@ def columns_agree(file: Path) -> bool:
     """Whether a pack's columns are those of the records beside them, as loading takes them to be. Reads all of its JSON."""
     with opened(file) as pack:
         derived = checked(_derived(pack))
-    same: bool = read_pack(file).drop_columns("samples").equals(derived.drop_columns("samples"))
+    same: bool = checked(read_pack(file)).drop_columns("samples").equals(derived.drop_columns("samples"))
     return same
 
 
@@ -132,37 +135,37 @@ def read_groups(pack: "pq.ParquetFile", names: list[str]) -> "pa.Table":
 
 
 def checked(table: "pa.Table") -> "pa.Table":
-    """The table in the one form that boards rely on. PackError where it is not of the layout, or holds what cannot be."""
+    """The table in the one form that boards rely on: each column's dictionary is the same in all of its chunks.
+
+    PackError where it is not of the layout, or holds what cannot be.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if not table.schema.equals(schema()):
         raise PackError("not a pack of trials")
-    table = table.unify_dictionaries().combine_chunks()
-    table.validate(full=True)
+    with _told():
+        table = table.unify_dictionaries()
+        table.validate(full=True)
     for field in schema():
         column = table[field.name]
         if not field.nullable and column.null_count:
             raise PackError(f"{field.name} is missing")
-        if pa.types.is_dictionary(field.type):
-            for chunk in column.chunks:
-                _check_dictionary(chunk)
-    _check_metrics(table)
+        if pa.types.is_dictionary(field.type) and column.num_chunks:
+            _check_dictionary(column.chunk(0))
+    for chunk in table["metrics"].chunks:
+        _check_metrics(chunk.values)
     for name in ("options", "parallel"):
         if not all(_is_object(text) for text in pc.unique(table[name].cast("string")).to_pylist()):
             raise PackError(f"{name} is not a JSON object")
     return table
 
 
-def _check_metrics(table: "pa.Table") -> None:
-    import pyarrow.compute as pc
-
-    metrics = pc.list_flatten(table["metrics"]).combine_chunks()
-    for name in ("metric", "value", "n", "unit"):
-        if metrics.null_count or pc.struct_field(metrics, name).null_count:
-            raise PackError(f"{name} is missing")
+def _check_metrics(metrics: "pa.StructArray") -> None:
+    if metrics.null_count or any(metrics.field(name).null_count for name in ("metric", "value", "n", "unit")):
+        raise PackError("a metric lacks its name, value, count or unit")
     for name in ("metric", "unit"):
-        _check_dictionary(pc.struct_field(metrics, name))
+        _check_dictionary(metrics.field(name))
 
 
 def _check_dictionary(words: "pa.DictionaryArray") -> None:
@@ -195,13 +198,20 @@ def _check_names(names: "pa.ChunkedArray") -> None:
 @contextmanager
 def opened(file: Path) -> "Iterator[pq.ParquetFile]":
     """PackError for whatever Arrow, or a limit, says against it."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _told(), pq.ParquetFile(file, page_checksum_verification=True) as pack:
+        _check_size(pack)
+        yield pack
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong with a table of others, as a PackError."""
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as pack:
-            _check_size(pack)
-            yield pack
+        yield
     except PackError:
         raise
     except ValidationError as error:

@@ -53,23 +53,28 @@ def is_pack_name(name: str) -> bool:
 def _look_into(folder: Path | str, prefix: str, found: Listing) -> None:
     try:
         with os.scandir(folder) as entries:
-            # Sidecars are half of all: gone before anything is sorted.
-            wanted = [e for e in entries if e.is_dir(follow_symlinks=False) or is_record_name(e.name) or is_pack_name(e.name)]
+            # Sidecars are half of all: gone before anything else is asked of them.
+            rest = [entry for entry in entries if not entry.name.endswith(".zst")]
     except OSError as error:
         found.problems.append(f"{folder}: cannot be read, left out ({error.strerror})")
         return
-    for entry in sorted(wanted, key=lambda entry: entry.name):
-        name = prefix + entry.name
+    for entry in sorted(rest, key=lambda entry: entry.name):
+        name = entry.name
+        kind = found.records if is_record_name(name) else found.packs if is_pack_name(name) else None
         try:
-            name.encode()
             if entry.is_dir(follow_symlinks=False):
-                _look_into(entry.path, f"{name}/", found)
-                continue
-            status = entry.stat()
+                _look_into(entry.path, f"{_encodable(prefix + name)}/", found)
+            elif kind is not None:
+                status = entry.stat()
+                kind.append(Entry(_encodable(prefix + name), status.st_mtime_ns, status.st_size))
         except UnicodeError:
             found.problems.append(f"{entry.path!a}: left out, its name is not UTF-8")
         except OSError as error:
             found.problems.append(f"{entry.path}: cannot be read, left out ({error.strerror})")
-        else:
-            kind = found.records if name.endswith(".json") else found.packs
-            kind.append(Entry(name, status.st_mtime_ns, status.st_size))
+
+
+def _encodable(name: str) -> str:
+    """The name; UnicodeError where it is no text."""
+    if not name.isascii():
+        name.encode()
+    return name
