@@ -7,7 +7,9 @@ missing, damaged or of another layout is made anew.
 import hashlib
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -75,12 +77,12 @@ def _packed(path: Path, entries: list[Entry], problems: list[str]) -> "pa.Table"
     import pyarrow as pa
 
     tables: dict[Path, pa.Table] = {}
-    for entry in entries:
-        file = place(path, entry.name)
-        try:
-            tables[file] = _below(read_pack(file), entry.name.rpartition("/")[0])
-        except PackError as error:
-            problems.append(not_a_pack(file, error))
+    with ThreadPoolExecutor() as pool:  # Arrow reads outside of Python's lock
+        for file, found in pool.map(partial(_attempt, path), entries):
+            if isinstance(found, PackError):
+                problems.append(not_a_pack(file, found))
+            else:
+                tables[file] = found
     if not tables:
         return schema().empty_table()
     try:
@@ -93,6 +95,14 @@ def _packed(path: Path, entries: list[Entry], problems: list[str]) -> "pa.Table"
             except PackError as error:
                 problems.append(not_a_pack(file, error))
         return pa.concat_tables(good) if good else schema().empty_table()
+
+
+def _attempt(path: Path, entry: Entry) -> "tuple[Path, pa.Table | PackError]":
+    file = place(path, entry.name)
+    try:
+        return file, _below(read_pack(file), entry.name.rpartition("/")[0])
+    except PackError as error:
+        return file, error
 
 
 def _below(table: "pa.Table", parent: str) -> "pa.Table":
