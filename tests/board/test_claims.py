@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effbench.board.claims import CLAIM_COLUMNS, LEVEL, claims_frame, counts, higher, judge, judge_all, verdict_of
+from effbench.board.claims import CLAIM_COLUMNS, LEVEL, claims_frame, counts, judge, judge_all, verdict_of
 from effbench.board.evidence import COUNTS, Evidence
 from effbench.board.frame import tidy
 from effbench.board.leaderboard import build
 from effbench.board.lengths import COSTS
+from effbench.board.measures import better_of
 from effbench.board.rows import Row
 from effbench.board.stats import VERDICT_LEVEL, Interval, ratio_interval
 from effbench.plan.claim import Claim
@@ -297,10 +298,10 @@ def test_claims_that_stand_beside_the_records_are_read(tmp_path):
 
 def test_a_metrics_name_says_which_way_is_better():
     known = {name: metric.direction for name, metric in discover().metrics().items()}
-    assert {name: "higher" if higher(name) else "lower" for name in known} == known
+    assert {name: better_of(name) for name in known} == known
     assert known.keys() >= COUNTS
-    assert higher("quality.accuracy")
-    assert not higher("quality.bits_per_byte")
+    assert better_of("quality.accuracy") == "higher"
+    assert better_of("quality.bits_per_byte") == "lower"
 
 
 def test_the_standard_suites_claim_what_can_be_judged():

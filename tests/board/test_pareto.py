@@ -277,3 +277,15 @@ def test_rows_that_the_board_hides_still_dominate():
     rows = rows_of(pareto(board, ["train_speed", "train_memory"]))
     assert "both" not in rows.index
     assert rows.loc["full", "dominated_by"] == "both"
+
+
+def test_of_utilization_more_is_better():
+    records = [r.model_copy(update={"metrics": r.metrics | {"train.mfu": Summary(median=0.5, unit="share")}}) for r in trials()]
+    board = board_of(records)
+    assert objective(board, "train.mfu").better == "higher"
+    ranked = board_of([by_mfu(record) for record in trials()], SETTINGS | {"ranking": {"by": "train.mfu"}})
+    assert ranked.rows["stack"].iloc[0] == "fast"
+
+
+def by_mfu(record):
+    return record.model_copy(update={"metrics": {"train.mfu": record.metrics[SPEED]}})
