@@ -133,8 +133,10 @@ def _quality_difference(
         raise NotMeasuredError(f"`{other.label}` is at chance: a ratio to it says nothing")
     reference = fmean(value for trial, value in other.values[claim.metric].items() if trial.shape in shapes)
     found = quality_difference(row, other, name, shapes)
-    if found is None or not reference:
+    if found is None:
         raise NotMeasuredError(f"`{row.label}` and `{other.label}` share no round with a score")
+    if reference <= 0:
+        raise NotMeasuredError(f"the score of `{other.label}` is zero or less, to which there is no ratio")
     return found, reference
 
 

@@ -233,6 +233,13 @@ def test_quality_without_scores_by_document_is_unclear(board):
     assert (found.verdict, found.evidence) == ("UNCLEAR", "1× (no interval), 3 rounds, 1 cell; claimed below 9")
 
 
+def test_to_a_score_below_zero_there_is_no_ratio():
+    quality = QualityScores(scores={"log_likelihood": -2.0}, n=4)
+    board = board_of([record.model_copy(update={"quality": quality}) for record in trials()])
+    found = judged(board, "fast", value=1.0, metric="quality.log_likelihood")
+    assert (found.verdict, found.evidence) == ("NOT-APPLICABLE", "the score of `full` is zero or less, to which there is no ratio")
+
+
 def test_quality_of_what_sees_later_tokens_says_nothing():
     records = [r.model_copy(update={"leaks": "it sees"}) if r.cell.stack == "fast" else r for r in trials()]
     found = judged(board_of(records), relation="ratio to baseline below", value=2, metric="bits_per_byte")
