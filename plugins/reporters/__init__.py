@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
+from effbench.plugin.layout import Section, TerminalReporter, in_markdown
 from effbench.plugin.text import csv, missing
 
 from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter
 from .latex import LatexReporter
-from .layout import Section, TerminalReporter, in_markdown
 from .lengths import length_legend, length_tables
 from .machines import machine_sections
 from .pareto import ParetoCsvReporter, ParetoJsonReporter, ParetoMarkdownReporter, ParetoTableReporter

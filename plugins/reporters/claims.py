@@ -5,9 +5,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import TextReporter
+from effbench.plugin.layout import Section, TerminalReporter, in_markdown
 from effbench.plugin.text import clean, csv, missing
-
-from .layout import Section, TerminalReporter, in_markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

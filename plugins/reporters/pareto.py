@@ -4,9 +4,9 @@ import json
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import InputError, TextReporter
+from effbench.plugin.layout import Section, TerminalReporter, in_markdown
 from effbench.plugin.text import MISSING, clean, csv, human_of, missing, number, plain
 
-from .layout import Section, TerminalReporter, in_markdown
 from .tables import Column, Entry, laid_out
 
 if TYPE_CHECKING:

@@ -237,7 +237,10 @@ def test_to_a_score_below_zero_there_is_no_ratio():
     quality = QualityScores(scores={"log_likelihood": -2.0}, n=4)
     board = board_of([record.model_copy(update={"quality": quality}) for record in trials()])
     found = judged(board, "fast", value=1.0, metric="quality.log_likelihood")
-    assert (found.verdict, found.evidence) == ("NOT-APPLICABLE", "the score of `full` is zero or less, to which there is no ratio")
+    assert (found.verdict, found.evidence) == (
+        "NOT-APPLICABLE",
+        "the score of `full` is zero or less, to which there is no ratio",
+    )
 
 
 def test_quality_of_what_sees_later_tokens_says_nothing():
