@@ -1,16 +1,11 @@
 """Sections of tables and notes as one text, for a terminal and in Markdown."""
 
 import shutil
-from abc import abstractmethod
 from collections.abc import Iterable
 from io import StringIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from effbench.plugin.reporter import TextReporter
 from effbench.plugin.text import clean, markdown, markdown_row
-
-if TYPE_CHECKING:
-    from effbench.board.leaderboard import Leaderboard
 
 Table = tuple[list[str], list[list[str]]]
 """Titles and rows of cells."""
@@ -26,22 +21,6 @@ class Section(NamedTuple):
     tables: list[Table]
     notes: list[str]
     legend: str
-
-
-class TerminalReporter(TextReporter):
-    """Sections for a terminal."""
-
-    @abstractmethod
-    def sections(self, boards: "list[Leaderboard]") -> Iterable[Section]:
-        """What is shown."""
-
-    def render(self, boards: "list[Leaderboard]") -> str:
-        """As wide as the terminal."""
-        return in_terminal(self.sections(boards))
-
-    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
-        """Of one width, whatever terminal it is written from."""
-        return {self.file: in_terminal(self.sections(boards), WIDTH).encode()}
 
 
 def in_terminal(sections: Iterable[Section], width: int | None = None) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
-from effbench.plugin.layout import Section, TerminalReporter, in_markdown
+from effbench.plugin.layout import Section, in_markdown
+from effbench.plugin.reporter import TerminalReporter
 from effbench.plugin.text import csv, missing
 
 from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter

@@ -5,7 +5,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import TextReporter
-from effbench.plugin.layout import Section, TerminalReporter, in_markdown
+from effbench.plugin.layout import Section, in_markdown
+from effbench.plugin.reporter import TerminalReporter
 from effbench.plugin.text import clean, csv, missing
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ import json
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import InputError, TextReporter
-from effbench.plugin.layout import Section, TerminalReporter, in_markdown
+from effbench.plugin.layout import Section, in_markdown
+from effbench.plugin.reporter import TerminalReporter
 from effbench.plugin.text import MISSING, clean, csv, human_of, missing, number, plain
 
 from .tables import Column, Entry, laid_out
