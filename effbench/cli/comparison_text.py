@@ -192,6 +192,9 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that neither Markdown nor HTML reads as its own; what GitHub could take for people or issues is code."""
+    """Text that neither Markdown nor HTML reads as its own; what GitHub could take for people or issues is code.
+
+    Stricter than `text.markdown`, for in a comment people, issues and hosts become links as well.
+    """
     written = _MARKUP.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), text)
     return f"<code>{written}</code>" if "@" in text or "#" in text else written

@@ -9,7 +9,7 @@ from effbench.board import noise as noise_module
 from effbench.board.leaderboard import build
 from effbench.board.noise import SharedNoise
 from effbench.board.objectives import objective
-from effbench.board.pareto import default_metrics, pareto
+from effbench.board.pareto import default_metrics, fronts_of, pareto
 from effbench.board.rows import Shape, log_ratios
 from effbench.board.stats import quality_draws, ratio_interval
 from effbench.plugin import Summary
@@ -289,3 +289,11 @@ def test_of_utilization_more_is_better():
 
 def by_mfu(record):
     return record.model_copy(update={"metrics": {"train.mfu": record.metrics[SPEED]}})
+
+
+@pytest.mark.parametrize(
+    ("front", "metrics"), [(["train_speed", "train_memory"], ("train_speed", "train_memory")), (None, (SPEED, "bits_per_byte"))]
+)
+def test_a_suite_says_what_its_front_is_over(front, metrics):
+    [found] = fronts_of([board_of(measured(FOUR), SETTINGS | {"front": front})])
+    assert found.metrics == metrics
