@@ -240,9 +240,9 @@ def _words(where: Mapping[str, Any]) -> str:
 
 def cells_of(board: "Leaderboard", found: Sequence[Evidence]) -> tuple[str, ...]:
     """Ids of the claim's own cells that the evidence rests on."""
-    columns = ["cell_id", "seq_len", "paired_batch", "dtype"]
+    columns = ["cell_id", "seq_len", "paired_batch", "dtype", "place"]
     cells = board.trials[columns].drop_duplicates().itertuples(index=False)
-    shaped = {cell: Shape(seq_len, batch, dtype) for cell, seq_len, batch, dtype in cells}
+    shaped = {cell: Shape(*shape) for cell, *shape in cells}
     own = {cell for one in found for cell in one.row.cells if any(_alike(shaped[cell], shape) for shape in one.shapes)}
     return tuple(sorted(own))
 

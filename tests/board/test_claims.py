@@ -22,6 +22,7 @@ from effbench.store.record import Fingerprint, QualityScores
 from tests.board import test_scaling as grown
 from tests.board import test_world_sizes as spread
 from tests.board.test_leaderboard import SETTINGS, board_of, trials, write
+from tests.board.test_view import boards_of, two_places
 from tests.records import make_cell, make_record
 
 SPEED = "train.tokens_per_s"
@@ -342,3 +343,10 @@ def _unnamed(suite, one):
     techniques = {use.technique for stack in (one.stack, one.parts.stack) if stack for use in suite.stacks[stack].use}
     several = {axis for axis, values in suite.axes.items() if "." in axis and len(values) > 1}
     return {axis for axis in several if axis.partition(".")[0] in techniques} - one.option_axes
+
+
+def test_a_claim_on_an_aggregate_names_the_cells_of_all_its_boards():
+    [board] = boards_of(two_places(), aggregate=True)
+    found = judged(board, value=3.0)
+    assert (found.verdict, found.estimate) == ("SUPPORTED", pytest.approx(4, rel=0.02))
+    assert len(found.cells) == 2
