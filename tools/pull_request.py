@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from effbench.store.scan import is_pack_name
+
 
 def records_of(results: Path) -> dict[str, dict[str, bytes]]:
-    """Contents of the records by name, by folder `<machine>/<suite>`. Links are not followed."""
+    """Contents of records, packs and `suite.json` by name, by folder `<machine>/<suite>`. Links are not followed."""
     found: dict[str, dict[str, bytes]] = {}
-    for file in sorted(results.glob("*/*/*.json")):
-        if not file.is_symlink():
+    for file in sorted(results.glob("*/*/*")):
+        if (file.suffix == ".json" or is_pack_name(file.name)) and not file.is_symlink():
             found.setdefault(f"{file.parent.parent.name}/{file.parent.name}", {})[file.name] = file.read_bytes()
     return found
 

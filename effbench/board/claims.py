@@ -18,11 +18,11 @@ from effbench.board.evidence import (
     steps_along,
     value,
 )
+from effbench.board.measures import better_of
 from effbench.board.parts import OLDER
 from effbench.board.stats import MIN_ROUNDS, VERDICT_LEVEL, Interval
 from effbench.board.verdict import UNCLEAR
 from effbench.plan.claim import Claim
-from effbench.plugin.workload import higher_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +41,6 @@ CLAIM_COLUMNS = (
 )  # fmt: skip
 """A row per judgement; `where` is JSON, `cells` are ids between spaces."""
 _BOARD_PLACES = ("model", "workload", "world_size")
-_HIGHER = ("_per_s", "_mfu", ".mfu", "agreement")
-"""Ends of metrics of which more is better; of all others less is."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +126,6 @@ def verdict_of(found: Evidence, side: str, bound: float, tolerance: float = 0.0)
     return SUPPORTED if held else REFUTED if broken else UNCLEAR
 
 
-def higher(metric: str) -> bool:
-    """Whether more of a metric or score is better, as its name says."""
-    score = metric.removeprefix("quality.")
-    return higher_is_better(score) if score != metric else metric.endswith(_HIGHER)
-
-
 def _owner(board: "Leaderboard") -> tuple[str, str]:
     return board.machine, board.suite
 
@@ -169,7 +161,7 @@ def _elsewhere(board: "Leaderboard", claim: Claim) -> str:
 def _side(claim: Claim) -> tuple[str, float]:
     """On which side of which number the quantity is claimed to be."""
     if claim.parts.kind == "better":
-        return "above" if higher(claim.metric) else "below", 1.0
+        return "above" if better_of(claim.metric) == "higher" else "below", 1.0
     return claim.parts.side, claim.value or 0.0
 
 

@@ -133,8 +133,10 @@ def _quality_difference(
         raise NotMeasuredError(f"`{other.label}` is at chance: a ratio to it says nothing")
     reference = fmean(value for trial, value in other.values[claim.metric].items() if trial.shape in shapes)
     found = quality_difference(row, other, name, shapes)
-    if found is None or not reference:
+    if found is None:
         raise NotMeasuredError(f"`{row.label}` and `{other.label}` share no round with a score")
+    if reference <= 0:
+        raise NotMeasuredError(f"the score of `{other.label}` is zero or less, to which there is no ratio")
     return found, reference
 
 
@@ -238,9 +240,9 @@ def _words(where: Mapping[str, Any]) -> str:
 
 def cells_of(board: "Leaderboard", found: Sequence[Evidence]) -> tuple[str, ...]:
     """Ids of the claim's own cells that the evidence rests on."""
-    columns = ["cell_id", "seq_len", "paired_batch", "dtype"]
+    columns = ["cell_id", "seq_len", "paired_batch", "dtype", "place"]
     cells = board.trials[columns].drop_duplicates().itertuples(index=False)
-    shaped = {cell: Shape(seq_len, batch, dtype) for cell, seq_len, batch, dtype in cells}
+    shaped = {cell: Shape(*shape) for cell, *shape in cells}
     own = {cell for one in found for cell in one.row.cells if any(_alike(shaped[cell], shape) for shape in one.shapes)}
     return tuple(sorted(own))
 

@@ -11,7 +11,7 @@ import numpy as np
 from effbench.board.aggregate import aggregate_notes, aggregated_measures, without_scores
 from effbench.board.chance import chance_notes
 from effbench.board.frame import load
-from effbench.board.measures import measures_of
+from effbench.board.measures import better_of, measures_of
 from effbench.board.parts import Part, parts
 from effbench.board.rows import Row, common_shapes, log_ratios, rows_of
 from effbench.board.scaling import scaling_of
@@ -246,8 +246,7 @@ def _ranks(table: Table, by: str | None, settings: Settings, unranked: Mapping[s
     shapes = common_shapes(table.rows, by)
     if not shapes:
         return {}
-    # A metric's name says its direction: what is counted per second is better when higher.
-    better = settings.ranking.better or ("higher" if "_per_s" in by else "lower")
+    better = settings.ranking.better or better_of(by)
     pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
     logs = [log_ratios(rows[i], rows[j], by, shapes) for i, j in pairs]
     ahead = Counter[int]()

@@ -85,12 +85,13 @@ def _compared(boards: Sequence[Leaderboard], notes: Sequence[str], *, empty: boo
     import pandas as pd
 
     first = boards[0]
-    texts = {board.machine: _texts(board) for board in boards}
-    same_text = {machine for machine, text in texts.items() if text and text == next(filter(None, texts.values()))}
-    entries = [] if empty else [entry for board in boards for entry in _entries(board, board.machine in same_text)]
+    named = _named(boards)
+    texts = {name: _texts(board) for name, board in named.items()}
+    same_text = {name for name, text in texts.items() if text and text == next(filter(None, texts.values()))}
+    entries = [] if empty else [entry for name, board in named.items() for entry in _entries(board, name, name in same_text)]
     order = {label: place for place, label in enumerate(label for board in boards for label in board.rows["stack"])}
     entries.sort(key=lambda entry: (order[entry["stack"]], entry["machine"]))
-    own = [] if empty else [*_text_notes(texts, same_text), *_cell_notes(boards)]
+    own = [] if empty else [*_text_notes(texts, same_text), *_cell_notes(named)]
     return SideBySide(
         title=first.title,
         suite=first.suite,
@@ -101,19 +102,28 @@ def _compared(boards: Sequence[Leaderboard], notes: Sequence[str], *, empty: boo
         metric=first.ranked_by,
         quality_metric=first.quality_metric,
         baseline=first.baseline,
-        machines=tuple(sorted({board.machine for board in boards})),
+        machines=tuple(sorted(named)),
         rows=pd.DataFrame(entries, columns=[*COLUMNS]),
         notes=[*notes, *own],
     )
 
 
-def _entries(board: Leaderboard, with_quality: bool) -> Iterator[dict[str, Any]]:
+def _named(boards: Sequence[Leaderboard]) -> dict[str, Leaderboard]:
+    """Boards by machine; one that measured on several devices has a board of each, which its name then tells apart."""
+    several = {board.machine for board in boards if sum(other.machine == board.machine for other in boards) > 1}
+    return {
+        f"{board.machine} ({board.trials['device'].iloc[0]})" if board.machine in several else board.machine: board
+        for board in boards
+    }
+
+
+def _entries(board: Leaderboard, name: str, with_quality: bool) -> Iterator[dict[str, Any]]:
     key = next((measure.key for measure in board.table.measures if measure.metric == board.ranked_by), None)
     for row in board.rows.to_dict("records"):
         ratio = {part: row[f"{key}_{part}"] for part in ("ratio", "low", "high", "verdict")} if key else {}
         score = {name: row[name] for name in _QUALITY} if with_quality else {}
         own = {name: row[name] for name in ("stack", "rank", "rounds", "status")}
-        yield {"machine": board.machine} | own | ratio | score
+        yield {"machine": name} | own | ratio | score
 
 
 def _texts(board: Leaderboard) -> frozenset[str]:
@@ -127,9 +137,9 @@ def _text_notes(texts: Mapping[str, frozenset[str]], same: set[str]) -> Iterator
         yield f"{', '.join(others)}: quality was measured on other text than on {', '.join(sorted(same))}, and is not shown"
 
 
-def _cell_notes(boards: Sequence[Leaderboard]) -> Iterator[str]:
+def _cell_notes(named: Mapping[str, Leaderboard]) -> Iterator[str]:
     """Ratios over other cells are of other work: a stack may gain at one length and lose at another."""
-    cells = {board.machine: _cells(board) for board in boards}
+    cells = {name: _cells(board) for name, board in named.items()}
     if len(set(map(frozenset, cells.values()))) > 1:
         counts = ", ".join(f"{machine} on {len(shapes)}" for machine, shapes in cells.items())
         yield f"compared on other cells, so that the ratios are not of the same work: {counts}; filter to those of all"

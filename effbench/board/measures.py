@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from effbench.board.rows import Row, Shape, common_shapes, log_ratios
 from effbench.board.stats import Interval, holm_intervals
 from effbench.board.verdict import AMOUNT, SIZE, SPEED, UNCLEAR, Better, Words, verdict
+from effbench.plugin.workload import higher_is_better
 
 
 class Measure(NamedTuple):
@@ -35,6 +36,16 @@ MEASURES = (
     Measure("kv_cache", "infer.kv_cache_bytes", "lower", SIZE, exact=True),
     Measure("loss", "train.final_loss", "lower", AMOUNT),
 )
+
+
+_HIGHER = ("_per_s", "_mfu", ".mfu", "agreement")
+"""Ends of metrics of which more is better; of all others less is."""
+
+
+def better_of(metric: str) -> Better:
+    """Which way a metric or score is better, as its name says, so that it does not depend on which plugins are installed."""
+    score = metric.removeprefix("quality.")
+    return "higher" if (higher_is_better(score) if score != metric else metric.endswith(_HIGHER)) else "lower"
 
 
 def measures_of(shown: Sequence[str]) -> tuple[Measure, ...]:

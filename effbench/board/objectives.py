@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from effbench.board.leaderboard import Leaderboard
-from effbench.board.measures import MEASURES, Measure
+from effbench.board.measures import MEASURES, Measure, better_of
 from effbench.board.noise import SharedNoise
 from effbench.board.rows import Row, common_shapes, log_ratios_by_round, quality_pairs
 from effbench.board.stats import DRAWS, MIN_ROUNDS, Array
 from effbench.board.table import Table
 from effbench.board.verdict import Better
 from effbench.plugin.errors import InputError, unknown
-from effbench.plugin.workload import higher_is_better
 
 _SCORE = "quality."
 _DIRECTIONS: tuple[Better, ...] = ("lower", "higher")
@@ -111,14 +110,12 @@ def objective(board: Leaderboard, text: str) -> Objective:
 
 
 def _direction(board: Leaderboard, metric: str, measure: Measure | None) -> Better:
-    """As the suite says, or the board, or else the name does: what is counted per second is better when higher."""
+    """As the suite says, or the board, or else the name does."""
     if metric == board.settings.ranking.by and board.settings.ranking.better:
         return board.settings.ranking.better
     if metric == f"{_SCORE}{board.quality_metric}":
         return board.settings.quality.direction
-    if metric.startswith(_SCORE):
-        return "higher" if higher_is_better(metric.removeprefix(_SCORE)) else "lower"
-    return measure.better if measure else "higher" if "_per_s" in metric else "lower"
+    return measure.better if measure else better_of(metric)
 
 
 def _table(board: Leaderboard, metric: str) -> Table:

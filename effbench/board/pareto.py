@@ -62,7 +62,7 @@ def fronts_of(boards: Sequence[Leaderboard]) -> list[Front]:
     fronts: list[Front] = []
     problems: list[InputError] = []
     for board in boards:
-        metrics = tuple(board.settings.front) or default_metrics(board)
+        metrics = tuple(board.settings.front or ()) or default_metrics(board)
         try:
             if not metrics:
                 raise InputError("no row has both a speed and a quality score: choose metrics")

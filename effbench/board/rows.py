@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from effbench.board.stats import DRAWS, Array, QualityDraws, quality_draws
+from effbench.store.packed import is_packed
 from effbench.store.store import read_samples
 
 if TYPE_CHECKING:
@@ -298,16 +299,29 @@ Kind = Literal["per_sample", "chance"]
 
 def per_sample(row: Row, name: str, number: int, shapes: set[Shape], kind: Kind = "per_sample") -> Scores | None:
     """Scores by document, averaged over shapes: the documents are the same whatever the shape of training was."""
-    found = [_read_scores(row.samples.get((number, shape), ""), name, kind) for shape in sorted(shapes)]
+    files = [row.samples.get((number, shape), "") for shape in sorted(shapes)]
+    found = [_read_scores(file, _version(file), name, kind) for file in files]
     good = [scores for scores in found if scores is not None]
     if not good or len(good) < len(found) or any(scores[0] != good[0][0] for scores in good):
         return None
     return good[0][0], np.mean([scores[1] for scores in good], axis=0), good[0][2]
 
 
+def _version(file: str) -> tuple[int, int] | None:
+    """Tells a sidecar from the one that replaces it, as when a disturbed trial is repeated; None where there is none."""
+    path = Path(file)
+    try:
+        status = (path.parent if is_packed(path) else path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=4096)
-def _read_scores(file: str, name: str, kind: Kind) -> Scores | None:
+def _read_scores(file: str, version: tuple[int, int] | None, name: str, kind: Kind) -> Scores | None:
     """A sidecar's scores, None where it is missing or not of this form: the board then has no interval, but it has a board."""
+    if version is None:
+        return None
     try:
         quality = read_samples(Path(file))["quality"]
         names = tuple(map(str, quality["names"]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from effbench.plan.claim import Claim
 from effbench.plugin.workload import higher_is_better
@@ -46,7 +46,7 @@ class Settings(BaseModel):
     columns: list[Annotated[str, Field(pattern=r"^\w+\.\w+$")]] = []
     """Further metrics that its tables show."""
     claims: list[Claim] = []
-    front: list[str] = []
+    front: list[str] | None = None
     """The metrics of its Pareto front; what it ranks by and its quality where none are given."""
 
 
@@ -59,6 +59,6 @@ def settings_of(frame: "pd.DataFrame", given: Mapping[str, Any] | None) -> tuple
         return Settings(), ["no suite.json beside the records: baseline, delta and ranking are defaults"]
     try:
         return Settings.model_validate(json.loads(file.read_text())), []
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         warnings.warn(f"{file}: not a suite's settings, defaults are used ({type(error).__name__})", stacklevel=2)
         return Settings(), ["suite.json cannot be read: baseline, delta and ranking are defaults"]

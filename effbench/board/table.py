@@ -76,10 +76,12 @@ class Table:
         return pd.DataFrame([cells[row.label] for row in order], columns=columns(self.measures))
 
     def quality_ratio(self, row: Row) -> float | None:
-        """Quality relative to the baseline's, or None where it cannot be compared."""
+        """Quality relative to the baseline's, larger where the score is higher; None where it cannot be compared."""
         base = self.base[row.label]
         mine, theirs = self.quality_of(row), base and self.quality_of(base)
-        return None if mine is None or not theirs else mine / theirs
+        if mine is None or not theirs:
+            return None
+        return mine / theirs if theirs > 0 else 1 + (mine - theirs) / -theirs
 
     def not_above_chance(self, row: Row) -> str | None:
         """Why a row's score shows nothing, or None: see `chance`."""

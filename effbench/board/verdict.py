@@ -53,11 +53,12 @@ def quality_verdicts(
 ) -> dict[_Label, str]:
     """What differences in a score say, each with the score that it is relative to; Holm-adjusted over all of them.
 
-    δ is relative: a difference counts from δ times the reference on, as bounds of the ratio 1 + difference / reference.
+    δ is relative: a difference counts from δ times the reference on, as bounds of the ratio 1 + difference / |reference|. So a
+    higher score has the larger ratio where scores are negative too.
     """
     low, high = 1 / (1 + delta) - 1, delta
     tested = {
-        label: draws.p(low * reference, high * reference)
+        label: draws.p(low * abs(reference), high * abs(reference))
         for label, (draws, reference) in differences.items()
         if len(draws.draws) and draws.rounds >= MIN_ROUNDS
     }
@@ -65,5 +66,5 @@ def quality_verdicts(
     words = dict.fromkeys(differences, UNCLEAR)
     for label, level in levels.items():
         draws, reference = differences[label]
-        words[label] = verdict(draws.interval(1 - level).relative_to(reference), delta, better, QUALITY)
+        words[label] = verdict(draws.interval(1 - level).relative_to(abs(reference)), delta, better, QUALITY)
     return words

@@ -2,15 +2,15 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
-from io import StringIO
 from typing import Any, NamedTuple
 
 from effbench.board.compare import FAILS, IMPROVEMENTS, REGRESSIONS, RUNS, Comparison
 from effbench.board.verdict import SAME, UNCLEAR
+from effbench.plugin.layout import Section, in_terminal
 from effbench.plugin.text import (
     clean,
+    csv,
     human_of,
     interval,
     join,
@@ -38,7 +38,7 @@ _MARKUP = re.compile(r"[^\w \-–→…×%,()/;.]|(?<![^\W_])_|_(?![^\W_])|(?<=[
 
 class _Section(NamedTuple):
     title: str
-    titles: Sequence[str]
+    titles: list[str]
     rows: list[list[str]]
     folded: bool = True
 
@@ -53,25 +53,8 @@ def summary(found: Comparison) -> str:
 
 def table(found: Comparison) -> str:
     """For a terminal; what is the same, or cannot be told, is only counted."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    out = StringIO()
-    console = Console(file=out, width=shutil.get_terminal_size((120, 24)).columns, highlight=False, markup=False, emoji=False)
-    console.print(Text(summary(found)))
-    for section in _sections(found, (SAME, UNCLEAR)):
-        grid = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for title in section.titles:
-            grid.add_column(Text(title), overflow="fold")
-        for row in section.rows:
-            grid.add_row(*map(Text, row))
-        console.print(grid)
-    for note in found.notes:
-        console.print(Text(f"note: {clean(note)}"))
-    console.print(Text(_legend(found)))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    sections = [Section([part.title], [(part.titles, part.rows)], [], "") for part in _sections(found, (SAME, UNCLEAR))]
+    return in_terminal([Section([summary(found)], [], [], ""), *sections, Section([], [], found.notes, _legend(found))])
 
 
 def markdown(found: Comparison, limit: int = GITHUB_LIMIT) -> str:
@@ -111,7 +94,7 @@ def as_json(found: Comparison) -> str:
 
 def as_csv(found: Comparison) -> str:
     """All rows; an empty field is a missing value."""
-    return str(found.rows.astype({"old_rounds": "Int64", "new_rounds": "Int64"}).to_csv(index=False))
+    return csv(found.rows.astype({"old_rounds": "Int64", "new_rounds": "Int64"}))
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -209,6 +192,9 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that neither Markdown nor HTML reads as its own; what GitHub could take for people or issues is code."""
+    """Text that neither Markdown nor HTML reads as its own; what GitHub could take for people or issues is code.
+
+    Stricter than `text.markdown`, for in a comment people, issues and hosts become links as well.
+    """
     written = _MARKUP.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), text)
     return f"<code>{written}</code>" if "@" in text or "#" in text else written

@@ -152,6 +152,8 @@ class Suite(_Part):
     """Shortest sequence from which boards fit how cost grows with the length; all lengths when left out."""
     columns: list[str] = []
     """Metrics that the board's tables show beside their own."""
+    front: list[str] | None = Field(default=None, min_length=2)
+    """Metrics of its Pareto front; what it ranks by and its quality when left out."""
     trust_remote_code: bool = False
     axes: dict[str, list[Any]] = {}
     training: Training = Training()

@@ -2,7 +2,10 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
+
+from effbench.plugin.layout import WIDTH, Section, in_terminal
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
@@ -38,3 +41,19 @@ class TextReporter(Reporter):
     def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
         """The text as a file."""
         return {self.file: self.render(boards).encode()}
+
+
+class TerminalReporter(TextReporter):
+    """Sections for a terminal."""
+
+    @abstractmethod
+    def sections(self, boards: "list[Leaderboard]") -> Iterable[Section]:
+        """What is shown."""
+
+    def render(self, boards: "list[Leaderboard]") -> str:
+        """As wide as the terminal."""
+        return in_terminal(self.sections(boards))
+
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """Of one width, whatever terminal it is written from."""
+        return {self.file: in_terminal(self.sections(boards), WIDTH).encode()}

@@ -1,10 +1,19 @@
-"""Text of single figures. Every text that comes from a record is taken for hostile."""
+"""Text of single figures and of tables. Every text that comes from a record is taken for hostile."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "–"
+Form = Literal["bytes", "seconds", "share", "count"]
+_FORMULA = ("=", "+", "-", "@")
+_MARKDOWN = re.compile(r"[\\`|\[\]*~$]|(?<![^\W_])_|_(?![^\W_])")
+"""What would be markup; underscores within a word are none."""
 
 
 def missing(value: Any) -> bool:
@@ -73,13 +82,23 @@ def share(value: float) -> str:
     return f"{_plain(100 * value)} %"
 
 
-def human_of(metric: str) -> Callable[[float], str]:
-    """How a metric's values are written: its name ends as its unit says."""
-    if metric.endswith("_bytes"):
-        return in_bytes
+_HUMAN: Mapping[Form, Callable[[float], str]] = MappingProxyType(
+    {"bytes": in_bytes, "seconds": in_seconds, "share": share, "count": counted}
+)
+
+
+def form_of(metric: str) -> Form:
+    """What a metric's values are of: its name ends as its unit says."""
+    if metric.endswith(("_bytes", ".bytes")):
+        return "bytes"
     if metric.endswith("_s") and not metric.endswith("_per_s"):
-        return in_seconds
-    return share if metric.endswith("_share") else counted
+        return "seconds"
+    return "share" if metric.endswith("_share") else "count"
+
+
+def human_of(metric: str) -> Callable[[float], str]:
+    """How a metric's values are written."""
+    return _HUMAN[form_of(metric)]
 
 
 def _plain(value: float) -> str:
@@ -94,11 +113,27 @@ def clean(text: str) -> str:
 
 def markdown(text: str) -> str:
     """A text that GitHub's Markdown shows as it is."""
-    for character in "\\`|[]*":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    return _MARKDOWN.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def markdown_row(cells: Iterable[str]) -> str:
     """One line of a table."""
     return "| " + " | ".join(cell if cell == "---" else markdown(cell.replace("\n", " ")) for cell in cells) + " |"
+
+
+def csv(frame: "pd.DataFrame") -> str:
+    """A table as CSV; an empty field is a missing value.
+
+    Text is of one line, and a spreadsheet runs none of it as a formula: what begins like one has an apostrophe in front.
+    """
+    import pandas as pd
+
+    columns = {name: column.map(_field) if column.dtype.kind == "O" else column for name, column in frame.items()}
+    return str(pd.DataFrame(columns).rename(columns=lambda name: _field(str(name))).to_csv(index=False))
+
+
+def _field(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -98,4 +98,4 @@ class Folder:
 
 def _equal(file: Path, content: bytes) -> bool:
     """Whether it need not be written: a plot that shows the same stays as it is, and version control quiet."""
-    return file.is_file() and not file.is_symlink() and shows_the_same(file.read_bytes(), content)
+    return file.is_file() and not file.is_symlink() and shows_the_same(file.name, file.read_bytes(), content)

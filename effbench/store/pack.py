@@ -92,6 +92,8 @@ def _pack(folder: Path, files: Sequence[Path], before_round: int | None) -> Done
                 except ValueError as error:
                     why = reason(error) if isinstance(error, ValidationError) else str(error)
                     done.problems.append(not_a_record(file, why))
+                except OSError as error:
+                    done.problems.append(f"{file}: cannot be read, left as it is ({error.strerror})")
             if group.trials:
                 writer.write_table(group.table())
                 names += [trial.name for trial in group.trials]

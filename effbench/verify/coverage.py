@@ -87,15 +87,15 @@ def _baselines(folder: SuiteFolder, baseline: str) -> Iterator[Finding]:
     for trial in folder.trials:
         record = trial.record
         if record.cell.stack == baseline:
-            bases[_comparison(record.cell)].add((record.round, record.session))
+            bases[_comparison(record.cell)] |= {(record.round, record.session)} if record.status == "ok" else set()
         elif record.status == "ok":
             turns[record.cell_id, record.round].append(trial)
     for trials in turns.values():
-        first, found = trials[0], bases[_comparison(trials[0].record.cell)]
-        if not found:
+        first, found = trials[0], bases.get(_comparison(trials[0].record.cell))
+        if found is None:
             yield first.finding("baseline", f"there is no record of the baseline {baseline} to compare with")
         elif not any((trial.record.round, trial.record.session) in found for trial in trials):
-            what = f"no record of the baseline {baseline} in the same round and session: a ratio is lost"
+            what = f"no good trial of the baseline {baseline} in the same round and session: a ratio is lost"
             yield first.finding("unpaired", what, f"round {first.record.round}, session {first.record.session}")
 
 

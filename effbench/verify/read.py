@@ -16,7 +16,7 @@ from effbench.store.machine import Machine
 from effbench.store.packed import PackError, columns_agree, packed_trials
 from effbench.store.record import Record
 from effbench.store.scan import NOT_RECORDS, is_pack_name
-from effbench.store.store import read_samples
+from effbench.store.store import read_samples, reason
 from effbench.verify.finding import Finding
 
 M = TypeVar("M", bound=BaseModel)
@@ -221,7 +221,5 @@ def _content(file: Path) -> bytes:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return f"{where}: {first['msg']}" if where else first["msg"]
+        return reason(error)
     return error.strerror or "cannot be opened" if isinstance(error, OSError) else str(error) or type(error).__name__

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
-from effbench.plugin.text import missing
+from effbench.plugin.layout import Section, in_markdown
+from effbench.plugin.reporter import TerminalReporter
+from effbench.plugin.text import csv, missing
 
 from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter
 from .latex import LatexReporter
-from .layout import Section, TerminalReporter, in_markdown
 from .lengths import length_legend, length_tables
 from .machines import machine_sections
 from .pareto import ParetoCsvReporter, ParetoJsonReporter, ParetoMarkdownReporter, ParetoTableReporter
@@ -155,7 +156,7 @@ def _csv(columns: Iterable[str], parts: "list[tuple[Leaderboard, pd.DataFrame | 
         for row in _plain_rows(frame)
     ]
     names = dict.fromkeys(name for entry in [dict.fromkeys([*_IDENTITY, *columns]), *entries] for name in entry)
-    return str(pd.DataFrame(entries, columns=[*names]).to_csv(index=False))
+    return csv(pd.DataFrame(entries, columns=[*names]))
 
 
 def _plain_board(board: "Leaderboard") -> dict[str, Any]:

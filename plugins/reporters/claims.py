@@ -5,9 +5,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import TextReporter
-from effbench.plugin.text import clean, missing
-
-from .layout import Section, TerminalReporter, in_markdown
+from effbench.plugin.layout import Section, in_markdown
+from effbench.plugin.reporter import TerminalReporter
+from effbench.plugin.text import clean, csv, missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +63,7 @@ class ClaimsCsvReporter(ClaimsReporter):
         """Columns as `claims.CLAIM_COLUMNS`; an empty field is a missing value."""
         from effbench.board.claims import claims_frame
 
-        frame = claims_frame(boards).map(lambda value: clean(value) if isinstance(value, str) else value)
-        return str(frame.to_csv(index=False))
+        return csv(claims_frame(boards))
 
 
 class ClaimsJsonReporter(ClaimsReporter):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from effbench.board.verdict import QUALITY, SIZE, SPEED
 from effbench.plugin import TextReporter
+from effbench.plugin.layout import Table
 from effbench.plugin.reporter import slug
 from effbench.plugin.text import (
     MISSING,
@@ -24,7 +25,7 @@ from effbench.plugin.text import (
 )
 
 from .lengths import length_tables
-from .tables import Column, Entry, Table, laid_out
+from .tables import Column, Entry, laid_out
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

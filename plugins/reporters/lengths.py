@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from effbench.plugin.layout import Table
 from effbench.plugin.text import MISSING, in_bytes, in_seconds, interval, join, missing, number, plain, three
 
-from .tables import Entry, Table
+from .tables import Entry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from effbench.plugin.layout import Section
 from effbench.plugin.text import MISSING, clean, join, plain
 
-from .layout import Section
 from .tables import Column, Entry, laid_out, quality, ratio
 
 if TYPE_CHECKING:

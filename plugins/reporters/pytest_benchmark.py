@@ -150,6 +150,8 @@ def _raw(own: "pd.DataFrame", metric: str) -> _Samples | None:
         if not steady:
             return None
         if metric == _DECODE:
+            if not 0 < trial["value"] < math.inf:
+                return None
             iterations = max(1, round(statistics.median(steady) / trial["value"]))
         pooled += [value / iterations for value in steady]
     return _Samples(pooled, iterations, "raw durations after warm-up")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from effbench.plugin.layout import Table
 from effbench.plugin.text import (
     MISSING,
     clean,
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard
 
 Entry = dict[str, Any]
-Table = tuple[list[str], list[list[str]]]
-"""Titles and rows of cells."""
 _BASELINE = "1× (baseline)"
 
 

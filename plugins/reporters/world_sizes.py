@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from effbench.plugin.layout import Table
 from effbench.plugin.text import MISSING, clean, counted, human_of, in_bytes, missing, number, plain, share, three
 
-from .tables import Column, Entry, Table, laid_out, ratio, size
+from .tables import Column, Entry, laid_out, ratio, size
 
 if TYPE_CHECKING:
     from effbench.board.leaderboard import Leaderboard

@@ -10,7 +10,7 @@ from effbench.board.lengths import COSTS
 from effbench.board.measures import Measure, measures_of
 from effbench.board.verdict import AMOUNT, SPEED
 from effbench.plugin.catalog import Catalog
-from effbench.plugin.text import clean, missing
+from effbench.plugin.text import clean, form_of, missing
 from effbench.store.machine import Machine
 
 from ..reporters.machines import machine_sections
@@ -117,15 +117,6 @@ def tidy(value: Any) -> Any:
     if isinstance(value, float):
         return None if missing(value) else int(value) if value.is_integer() and abs(value) < _EXACT else float(f"{value:.6g}")
     return value.item() if hasattr(value, "item") else value  # numpy's own numbers
-
-
-def form_of(metric: str) -> str:
-    """How its values are written: the name of a metric ends as its unit says."""
-    if metric.endswith("_bytes") or metric.endswith(".bytes"):
-        return "bytes"
-    if metric.endswith("_s") and not metric.endswith("_per_s"):
-        return "seconds"
-    return "share" if metric.endswith("_share") else "count"
 
 
 def _says_something(board: "Leaderboard", measure: Measure) -> bool:

@@ -7,7 +7,6 @@ import pytest
 import zstandard
 
 from effbench.board.leaderboard import build
-from effbench.board.rows import _read_scores
 from effbench.store.record import QualityScores
 from tests.records import make_cell, make_record
 
@@ -95,6 +94,5 @@ def test_without_per_sample_scores_nothing_is_clearly_above_chance(tmp_path):
     assert rows.loc["full", "status"] == "ok"
     for file in tmp_path.glob("*.zst"):
         file.write_bytes(b"junk")
-    _read_scores.cache_clear()
     [board] = build(tmp_path)
     assert list(board.rows["status"]) == ["no per-sample scores to tell it from chance"]

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effbench.board.claims import CLAIM_COLUMNS, LEVEL, claims_frame, counts, higher, judge, judge_all, verdict_of
+from effbench.board.claims import CLAIM_COLUMNS, LEVEL, claims_frame, counts, judge, judge_all, verdict_of
 from effbench.board.evidence import COUNTS, Evidence
 from effbench.board.frame import tidy
 from effbench.board.leaderboard import build
 from effbench.board.lengths import COSTS
+from effbench.board.measures import better_of
 from effbench.board.rows import Row
 from effbench.board.stats import VERDICT_LEVEL, Interval, ratio_interval
 from effbench.plan.claim import Claim
@@ -21,6 +22,7 @@ from effbench.store.record import Fingerprint, QualityScores
 from tests.board import test_scaling as grown
 from tests.board import test_world_sizes as spread
 from tests.board.test_leaderboard import SETTINGS, board_of, trials, write
+from tests.board.test_view import boards_of, two_places
 from tests.records import make_cell, make_record
 
 SPEED = "train.tokens_per_s"
@@ -232,6 +234,16 @@ def test_quality_without_scores_by_document_is_unclear(board):
     assert (found.verdict, found.evidence) == ("UNCLEAR", "1× (no interval), 3 rounds, 1 cell; claimed below 9")
 
 
+def test_to_a_score_below_zero_there_is_no_ratio():
+    quality = QualityScores(scores={"log_likelihood": -2.0}, n=4)
+    board = board_of([record.model_copy(update={"quality": quality}) for record in trials()])
+    found = judged(board, "fast", value=1.0, metric="quality.log_likelihood")
+    assert (found.verdict, found.evidence) == (
+        "NOT-APPLICABLE",
+        "the score of `full` is zero or less, to which there is no ratio",
+    )
+
+
 def test_quality_of_what_sees_later_tokens_says_nothing():
     records = [r.model_copy(update={"leaks": "it sees"}) if r.cell.stack == "fast" else r for r in trials()]
     found = judged(board_of(records), relation="ratio to baseline below", value=2, metric="bits_per_byte")
@@ -297,10 +309,10 @@ def test_claims_that_stand_beside_the_records_are_read(tmp_path):
 
 def test_a_metrics_name_says_which_way_is_better():
     known = {name: metric.direction for name, metric in discover().metrics().items()}
-    assert {name: "higher" if higher(name) else "lower" for name in known} == known
+    assert {name: better_of(name) for name in known} == known
     assert known.keys() >= COUNTS
-    assert higher("quality.accuracy")
-    assert not higher("quality.bits_per_byte")
+    assert better_of("quality.accuracy") == "higher"
+    assert better_of("quality.bits_per_byte") == "lower"
 
 
 def test_the_standard_suites_claim_what_can_be_judged():
@@ -331,3 +343,10 @@ def _unnamed(suite, one):
     techniques = {use.technique for stack in (one.stack, one.parts.stack) if stack for use in suite.stacks[stack].use}
     several = {axis for axis, values in suite.axes.items() if "." in axis and len(values) > 1}
     return {axis for axis in several if axis.partition(".")[0] in techniques} - one.option_axes
+
+
+def test_a_claim_on_an_aggregate_names_the_cells_of_all_its_boards():
+    [board] = boards_of(two_places(), aggregate=True)
+    found = judged(board, value=3.0)
+    assert (found.verdict, found.estimate) == ("SUPPORTED", pytest.approx(4, rel=0.02))
+    assert len(found.cells) == 2

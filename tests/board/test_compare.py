@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import zstandard
 
-from effbench.board.changes import PAIRED, ROUNDS, SESSIONS, contrast_of
+from effbench.board import changes
+from effbench.board.changes import PAIRED, ROUNDS, SESSIONS, Same, contrast_of
 from effbench.board.compare import Margins, compare_frames
 from effbench.board.contrast import holm_contrasts, paired, unpaired
 from effbench.board.frame import tidy
-from effbench.board.stats import t_test_p
+from effbench.board.sides import pairs, side_of
+from effbench.board.stats import VERDICT_LEVEL, t_test_p
 from effbench.board.verdict import verdict
 from effbench.plugin import Summary
 from effbench.store.record import Fingerprint, QualityScores
@@ -346,3 +348,13 @@ def test_enough_draws_for_many_cells(tmp_path):
     )
     found = compare_frames(old, new, Margins(quality=0.01))
     assert set(verdicts(found, BITS).values()) == {"WORSE"}
+
+
+def test_draws_for_very_many_cells_stay_within_memory(monkeypatch):
+    """Two million draws of a hundred documents would take 400 MB."""
+    asked = []
+    monkeypatch.setattr(changes, "quality_difference", lambda *args: asked.append(args[-1]))
+    old, new = (side_of(frame_of(records)) for records in (side({"full": 1}), later({"full": 1}, bits=2.6)))
+    [same] = [Same(pair.old, pair.new, {}) for pair in pairs(old, new)]
+    [*changes.scored([same] * 6000, BITS, 0.01)]
+    assert max(asked) == changes.MOST_DRAWS < 4 * 6000 / VERDICT_LEVEL

@@ -236,8 +236,9 @@ def test_a_broken_sidecar_costs_the_interval_alone(results):
     assert rows.loc["fast", "quality_verdict"] == "UNCLEAR"
 
 
-def test_broken_settings_are_warned_about(results):
-    (results / "machine" / "s" / "suite.json").write_text('{"delta": "much"}')
+@pytest.mark.parametrize("text", ['{"delta": "much"}', "{", "[" * 100_000])
+def test_broken_settings_are_warned_about(results, text):
+    (results / "machine" / "s" / "suite.json").write_text(text)
     with pytest.warns(UserWarning, match=r"suite\.json"):
         board = build(results)[0]
     assert board.baseline == "full"  # the untouched stack

@@ -138,3 +138,11 @@ def test_json_of_machines():
     few = next(row for row in table["rows"] if (row["stack"], row["machine"]) == ("fast", "machine"))
     assert few["low"] is None
     assert few["ratio"] == pytest.approx(2, rel=0.02)
+
+
+def test_a_machine_that_measured_on_two_devices_has_a_column_of_each():
+    gpu = moved(trials({"full": 1000, "fast": 3000}), device="cuda")
+    [table] = side_by_side(boards_of(trials(), gpu, trials(SLOWER, machine="m2")))
+    assert table.machines == ("m2", "machine (cpu)", "machine (cuda)")
+    ratios = table.rows.query("stack == 'fast'").set_index("machine")["ratio"]
+    assert ratios.to_dict() == pytest.approx({"m2": 1.5, "machine (cpu)": 2, "machine (cuda)": 3}, rel=0.02)

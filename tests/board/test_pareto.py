@@ -9,7 +9,7 @@ from effbench.board import noise as noise_module
 from effbench.board.leaderboard import build
 from effbench.board.noise import SharedNoise
 from effbench.board.objectives import objective
-from effbench.board.pareto import default_metrics, pareto
+from effbench.board.pareto import default_metrics, fronts_of, pareto
 from effbench.board.rows import Shape, log_ratios
 from effbench.board.stats import quality_draws, ratio_interval
 from effbench.plugin import Summary
@@ -277,3 +277,23 @@ def test_rows_that_the_board_hides_still_dominate():
     rows = rows_of(pareto(board, ["train_speed", "train_memory"]))
     assert "both" not in rows.index
     assert rows.loc["full", "dominated_by"] == "both"
+
+
+def test_of_utilization_more_is_better():
+    records = [r.model_copy(update={"metrics": r.metrics | {"train.mfu": Summary(median=0.5, unit="share")}}) for r in trials()]
+    board = board_of(records)
+    assert objective(board, "train.mfu").better == "higher"
+    ranked = board_of([by_mfu(record) for record in trials()], SETTINGS | {"ranking": {"by": "train.mfu"}})
+    assert ranked.rows["stack"].iloc[0] == "fast"
+
+
+def by_mfu(record):
+    return record.model_copy(update={"metrics": {"train.mfu": record.metrics[SPEED]}})
+
+
+@pytest.mark.parametrize(
+    ("front", "metrics"), [(["train_speed", "train_memory"], ("train_speed", "train_memory")), (None, (SPEED, "bits_per_byte"))]
+)
+def test_a_suite_says_what_its_front_is_over(front, metrics):
+    [found] = fronts_of([board_of(measured(FOUR), SETTINGS | {"front": front})])
+    assert found.metrics == metrics

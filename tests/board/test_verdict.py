@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 
-from effbench.board.stats import Interval
-from effbench.board.verdict import QUALITY, SIZE, SPEED, clearly_better, verdict
+from effbench.board.stats import Interval, QualityDraws
+from effbench.board.verdict import QUALITY, SIZE, SPEED, clearly_better, quality_verdicts, verdict
+from tests.board.test_leaderboard import SETTINGS, board_of, trials
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,24 @@ def test_one_round_is_unclear_unless_exact():
     assert verdict(Interval(0.01, None, None, 1), 0.02, "lower", SIZE, exact=True) == "SMALLER"
     assert verdict(Interval(1.0, None, None, 1), 0.02, "lower", SIZE, exact=True) == "SAME"
     assert verdict(Interval(math.nan, None, None, 1), 0.02, exact=True) == "UNCLEAR"
+
+
+@pytest.mark.parametrize("reference", [-2.0, 2.0])
+def test_scores_below_zero_are_judged_the_right_way_round(reference):
+    noise = np.random.default_rng(0).normal(0, 0.001, 10_000)
+    differences = {
+        word: (QualityDraws(change, change + noise, 3), reference)
+        for word, change in {"BETTER": 0.5, "WORSE": -0.5, "SAME": 0.0}.items()
+    }
+    assert quality_verdicts(differences, 0.05, "higher") == {word: word for word in differences}
+
+
+def test_a_floor_holds_for_scores_below_zero():
+    """Log-likelihoods, of which -2.5 is higher than -4: one that is clearly lower must not be ranked."""
+    records = [
+        record.model_copy(update={"quality": record.quality.model_copy(update={"scores": {"log_likelihood": score}})})
+        for record in trials()
+        for score in [-4.0 if record.cell.stack == "same" else -2.5]
+    ]
+    board = board_of(records, SETTINGS | {"quality": {"metric": "log_likelihood", "better": "higher", "floor": 1.05}})
+    assert board.rows.set_index("stack")["status"].to_dict() == {"full": "ok", "fast": "ok", "same": "below quality floor"}

@@ -94,3 +94,10 @@ def test_where_fits_of_growth_begin_is_a_length(tmp_path):
     assert read(tmp_path, fit_from="2048").fit_from == 2048
     with pytest.raises(InputError, match="fit_from"):
         read(tmp_path, fit_from="0")
+
+
+def test_a_front_takes_two_metrics(tmp_path):
+    assert read(tmp_path).front is None
+    assert read(tmp_path, front='["train_speed", "checkpoint"]').front == ["train_speed", "checkpoint"]
+    with pytest.raises(InputError, match="front"):
+        read(tmp_path, front='["train_speed"]')

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from effbench_plugins.site import HtmlReporter
-from effbench_plugins.site.data import form_of, site_data, tidy
+from effbench_plugins.site.data import site_data, tidy
 from effbench_plugins.site.judged import claim_data, front_data
 from effbench_plugins.site.page import page, script_json
 
@@ -243,20 +243,6 @@ def test_text_has_the_contrast_of_wcag_aa_and_graphics_theirs():
             assert contrast(palette[ink], palette[ground]) >= 4.5, (ink, ground)
         for name in ["focus", *(f"series-{number}" for number in range(1, 9))]:
             assert contrast(palette[name], palette["page"]) >= 3, name
-
-
-@pytest.mark.parametrize(
-    ("metric", "form"),
-    [
-        ("checkpoint.bytes", "bytes"),
-        ("train.peak_memory_bytes", "bytes"),
-        ("infer.decode_token_s", "seconds"),
-        ("train.tokens_per_s", "count"),
-        ("train.idle_share", "share"),
-    ],
-)
-def test_how_a_metric_is_written_follows_from_its_name(metric, form):
-    assert form_of(metric) == form
 
 
 def many(cells, rounds):

@@ -66,8 +66,8 @@ def test_the_mark_tells_other_data_from_other_bytes(boards):
     files = ParquetReporter().files(boards)
     other = ParquetReporter().files([board_of(trials({"full": 1000, "fast": 3000, "same": 1000}))])
     for name, content in files.items():
-        assert shows_the_same(content + b"written by another version", content)
-        assert not shows_the_same(other[name], content)
+        assert shows_the_same(name, content + b"written by another version", content)
+        assert not shows_the_same(name, other[name], content)
 
 
 def test_no_boards_are_no_files():

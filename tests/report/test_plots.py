@@ -86,7 +86,7 @@ def test_files_are_a_vector_and_a_raster_image_of_the_same_data():
         assert png.startswith(b"\x89PNG")
         width, height = struct.unpack(">II", png[16:24])
         assert (width, height) == (1184, 768)
-        assert shows_the_same(svg, png)
+        assert shows_the_same("plot.svg", svg, png)
 
 
 def test_drawing_again_gives_the_same_bytes_and_no_date():
@@ -103,8 +103,8 @@ def test_the_mark_changes_with_the_data_alone():
         for fast in (2000, 2000, 3000)
     )
     for ending in ("svg", "png"):
-        assert shows_the_same(plot[ending] + b" ", same[ending])
-        assert not shows_the_same(plot[ending], other[ending])
+        assert shows_the_same(f"plot.{ending}", plot[ending] + b" ", same[ending])
+        assert not shows_the_same(f"plot.{ending}", plot[ending], other[ending])
 
 
 @pytest.mark.filterwarnings("error")

@@ -89,6 +89,15 @@ def test_without_all_samples_it_is_medians_and_says_so(results):
     assert found["train.step_s"]["stats"]["max"] == pytest.approx(0.022)
 
 
+@pytest.mark.parametrize("median", [0.0, -1.0])
+def test_a_time_per_token_that_is_none_gives_no_iterations(results, median):
+    odd = Summary(median=median, n=2, unit="s")
+    write(results / "machine" / "s", timed(number=3, metrics={"infer.decode_token_s": odd}), samples())
+    token = by_metric(exported(results))["infer.decode_token_s"]
+    assert token["extra_info"]["samples"] == "one median per trial"
+    assert token["stats"]["rounds"] == 2
+
+
 def test_disturbed_and_failed_trials_are_left_out(results):
     folder = results / "machine" / "s"
     write(folder, timed(number=3, dirty="others"), samples(9))

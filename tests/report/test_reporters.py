@@ -3,6 +3,7 @@ import io
 import json
 import math
 
+import pandas as pd
 import pytest
 from effbench_plugins.reporters import (
     CsvReporter,
@@ -19,7 +20,8 @@ from effbench.board.scaling import LENGTH_COLUMNS, SCALING_COLUMNS
 from effbench.board.table import columns
 from effbench.board.world_sizes import columns as world_size_columns
 from effbench.plugin import Summary
-from effbench.plugin.text import counted, human_of, in_bytes, in_seconds
+from effbench.plugin.text import clean, counted, human_of, in_bytes, in_seconds, markdown
+from effbench.plugin.text import csv as as_csv
 from tests.board import test_scaling as grown
 from tests.board import test_world_sizes as spread
 from tests.board.test_leaderboard import SETTINGS, board_of, trials
@@ -108,13 +110,38 @@ def test_markdown_escapes(boards):
     assert "\n# y" not in text
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("_em_ x_y_z", r"\_em\_ x_y_z"),
+        ("~~gone~~ $x$", r"\~\~gone\~\~ \$x\$"),
+        (r"[a](b) `c` *d* \ |", r"\[a\](b) \`c\` \*d\* \\ \|"),
+        ("<b> &amp;", "&lt;b> &amp;amp;"),
+    ],
+)
+def test_markdown_is_text(text, shown):
+    assert markdown(text) == shown
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", "\r@"])
+def test_no_text_is_a_formula_in_a_spreadsheet(sign):
+    name = f"{sign}HYPERLINK(1)"
+    text = CsvReporter().render([board_of(trials({"full": 1000, name: 500}))])
+    assert {row["stack"] for row in csv.DictReader(io.StringIO(text))} == {"full", f"'{name.strip()}"}
+
+
+def test_csv_keeps_counts_whole_and_numbers_negative():
+    frame = pd.DataFrame({"=a": pd.array([1, None], "Int64"), "b": [-0.5, 2.0], "c": ["-x", None]})
+    assert as_csv(frame) == "'=a,b,c\n1,-0.5,'-x\n,2.0,\n"
+
+
 def test_csv_has_all_columns_and_empty_fields(boards):
     rows = list(csv.DictReader(io.StringIO(CsvReporter().render(boards))))
     assert set(columns()) | {"machine", "suite", "model", "workload"} <= rows[0].keys()
     assert len(rows) == 4
     fast = next(row for row in rows if row["stack"] == "fast")
     assert float(fast["train_speed_low"]) < 2.05
-    lost = next(row for row in rows if row["stack"] == HOSTILE)
+    lost = next(row for row in rows if row["stack"] == clean(HOSTILE))
     assert lost["train_speed"] == ""
 
 
@@ -247,7 +274,7 @@ def test_json_and_csv_have_all_world_sizes(spread_boards):
     assert next(row for row in board["world_sizes"] if row["stack"] == "fsdp")["train_speed_ratio"] is None
     rows = list(csv.DictReader(io.StringIO(WorldSizesCsvReporter().render(spread_boards))))
     assert {*world_size_columns(["pipeline.waits"]), "machine", "suite"} <= rows[0].keys()
-    assert [(row["stack"], row["world_size"]) for row in rows if row["stack"] != HOSTILE] == [
+    assert [(row["stack"], row["world_size"]) for row in rows if row["stack"] != clean(HOSTILE)] == [
         ("full", "1"), ("ddp", "1"), ("ddp", "2"), ("ddp", "4"), ("fsdp", "2")
     ]  # fmt: skip
 
@@ -297,6 +324,7 @@ def test_a_count_of_zero_is_shown_and_has_no_ratio():
     ("metric", "shown"),
     [
         ("train.peak_memory_bytes", "2 KiB"),
+        ("checkpoint.bytes", "2 KiB"),
         ("train.step_s", "2048 s"),
         ("train.tokens_per_s", "2.05K"),
         ("train.communication_share", "204800 %"),

@@ -159,6 +159,21 @@ def test_what_is_no_record_stays_where_it_is(store):
     assert done.trials == 9
 
 
+def test_what_cannot_be_read_stays_and_is_named(store, monkeypatch):
+    victim, real = next(store.folder.glob("*.r2.json")), Path.read_bytes
+
+    def read(file):
+        if file == victim:
+            raise PermissionError(13, "Permission denied")
+        return real(file)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    [done] = pack(store.folder)
+    assert done.problems == [f"{victim}: cannot be read, left as it is (Permission denied)"]
+    assert done.trials == 8
+    assert victim.exists()
+
+
 def test_a_file_that_changes_while_it_is_packed_loses_nothing(store, monkeypatch):
     before = contents(store.folder)
     victim = next(store.folder.glob("*.r2.json"))

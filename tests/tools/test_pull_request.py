@@ -8,6 +8,7 @@ from pathlib import Path
 import pull_request
 import pytest
 
+from effbench.store.pack import pack
 from tests.verify.submission import MACHINE, edit, record_file, write
 
 SCRIPT = Path(__file__).parents[2] / ".github" / "sticky-comment.sh"
@@ -55,6 +56,15 @@ def test_a_new_folder_is_shown_as_a_board(base_and_head):
     assert "# evil" not in text.splitlines()
     assert f"### `{MACHINE.slug}/new??s????evil`: 7 files added" in text  # six records and suite.json
     assert f"### `{MACHINE.slug}/s`: 0 files added, 0 changed, 7 removed" in text
+
+
+def test_packs_are_records_too(base_and_head):
+    base, head = base_and_head
+    folder = head / MACHINE.slug / "s"
+    list(pack(folder))
+    text, commands = said(base, head)
+    assert commands[1:] == [("compare", str(base / MACHINE.slug / "s"), str(folder), "--format", "markdown")]
+    assert "1 files added, 0 changed, 6 removed" in text
 
 
 def test_the_commands_are_effbench_s(base_and_head):

@@ -334,6 +334,12 @@ def test_the_baseline_of_another_session(folder, catalog):
     assert codes(folder, catalog) == {"unpaired"}
 
 
+def test_a_baseline_that_failed_is_none_to_compare_with(folder, catalog):
+    edit(record_file(folder, "full", 2), set_("status", "oom"))
+    edit(record_file(folder, "full", 2), set_("error", "no memory"))
+    assert "unpaired" in codes(folder, catalog)
+
+
 @pytest.mark.parametrize(("disturbed", "code"), [(1, "dirty"), (3, "mostly-dirty")])
 def test_disturbed_trials(disturbed, code, folder, catalog):
     for number in range(1, disturbed + 1):

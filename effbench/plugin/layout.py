@@ -1,19 +1,14 @@
 """Sections of tables and notes as one text, for a terminal and in Markdown."""
 
 import shutil
-from abc import abstractmethod
 from collections.abc import Iterable
 from io import StringIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from effbench.plugin import TextReporter
 from effbench.plugin.text import clean, markdown, markdown_row
 
-from .tables import Table
-
-if TYPE_CHECKING:
-    from effbench.board.leaderboard import Leaderboard
-
+Table = tuple[list[str], list[list[str]]]
+"""Titles and rows of cells."""
 WIDTH = 120
 """Columns where there is no terminal."""
 
@@ -28,24 +23,8 @@ class Section(NamedTuple):
     legend: str
 
 
-class TerminalReporter(TextReporter):
-    """Sections for a terminal."""
-
-    @abstractmethod
-    def sections(self, boards: "list[Leaderboard]") -> Iterable[Section]:
-        """What is shown."""
-
-    def render(self, boards: "list[Leaderboard]") -> str:
-        """As wide as the terminal."""
-        return in_terminal(self.sections(boards), shutil.get_terminal_size((WIDTH, 24)).columns)
-
-    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
-        """Of one width, whatever terminal it is written from."""
-        return {self.file: in_terminal(self.sections(boards), WIDTH).encode()}
-
-
-def in_terminal(sections: Iterable[Section], width: int) -> str:
-    """Tables of at most so many columns of text."""
+def in_terminal(sections: Iterable[Section], width: int | None = None) -> str:
+    """Tables of at most so many columns of text; as wide as the terminal where none are given."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as Grid
@@ -53,6 +32,7 @@ def in_terminal(sections: Iterable[Section], width: int) -> str:
 
     out = StringIO()
     # Text objects are never read as markup, so names such as "[red]" or ":smile:" stay what they are.
+    width = width or shutil.get_terminal_size((WIDTH, 24)).columns
     console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
     for section in sections:
         for line in section.heading:
@@ -66,7 +46,8 @@ def in_terminal(sections: Iterable[Section], width: int) -> str:
             console.print(grid)
         for note in section.notes:
             console.print(Text(f"note: {clean(note)}"))
-        console.print(Text(section.legend))
+        if section.legend:
+            console.print(Text(section.legend))
         console.print()
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
