@@ -89,7 +89,7 @@ def as_json(found: Comparison) -> str:
         "notes": found.notes,
         "rows": rows,
     }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
 def as_csv(found: Comparison) -> str:

@@ -22,7 +22,7 @@ def verify(
 
     report = check(path, discover())
     if json_:
-        typer.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(report.as_json(), indent=2))
     else:
         for line in report.lines():
             typer.echo(line)

@@ -127,7 +127,7 @@ class MachinesJsonReporter(TextReporter):
         from effbench.board.machines import side_by_side
 
         found = [vars(table) | {"rows": _plain_rows(table.rows)} for table in side_by_side(boards)]
-        return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(found, indent=2, allow_nan=False)
 
     def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
         """None for one machine."""
@@ -142,7 +142,7 @@ class JsonReporter(TextReporter):
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """Missing values are null."""
-        return json.dumps([_plain_board(board) for board in boards], indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps([_plain_board(board) for board in boards], indent=2, allow_nan=False)
 
 
 def _csv(columns: Iterable[str], parts: "list[tuple[Leaderboard, pd.DataFrame | None]]") -> str:

@@ -81,7 +81,7 @@ class ClaimsJsonReporter(ClaimsReporter):
             | {"where": json.loads(entry["where"]), "cells": entry["cells"].split()}
             for entry in claims_frame(boards).to_dict("records")
         ]
-        return json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(entries, indent=2, allow_nan=False)
 
 
 def _sections(boards: "list[Leaderboard]") -> list[Section]:

@@ -79,7 +79,7 @@ class ParetoJsonReporter(ParetoReporter):
 
     def render(self, boards: "list[Leaderboard]") -> str:
         """Missing values are null."""
-        return json.dumps([_plain_front(f) for f in _fronts(boards)], indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps([_plain_front(f) for f in _fronts(boards)], indent=2, allow_nan=False)
 
 
 def _fronts(boards: "list[Leaderboard]") -> "list[Front]":
