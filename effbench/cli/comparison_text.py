@@ -11,6 +11,7 @@ from effbench.board.compare import FAILS, IMPROVEMENTS, REGRESSIONS, RUNS, Compa
 from effbench.board.verdict import SAME, UNCLEAR
 from effbench.plugin.text import (
     clean,
+    csv_of,
     human_of,
     interval,
     join,
@@ -111,7 +112,7 @@ def as_json(found: Comparison) -> str:
 
 def as_csv(found: Comparison) -> str:
     """All rows; an empty field is a missing value."""
-    return str(found.rows.astype({"old_rounds": "Int64", "new_rounds": "Int64"}).to_csv(index=False))
+    return csv_of(found.rows.astype({"old_rounds": "Int64", "new_rounds": "Int64"}))
 
 
 def _plain(key: str, value: Any) -> Any:

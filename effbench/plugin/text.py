@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "–"
 
@@ -90,6 +93,24 @@ def _plain(value: float) -> str:
 def clean(text: str) -> str:
     """One line without control characters: escape sequences in a record must not reach a terminal."""
     return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+
+
+def csv_of(frame: "pd.DataFrame") -> str:
+    """Comma-separated values that neither a terminal takes for a control sequence nor a spreadsheet for a formula."""
+    import pandas as pd
+
+    texts = {name: column for name, column in frame.items() if not pd.api.types.is_numeric_dtype(column)}
+    guarded = {
+        str(name): pd.Series([_no_formula(value) if isinstance(value, str) else value for value in column], frame.index, object)
+        for name, column in texts.items()
+    }
+    return str(frame.assign(**guarded).rename(columns=_no_formula).to_csv(index=False))
+
+
+def _no_formula(text: str) -> str:
+    """Behind an apostrophe where it would begin a formula (OWASP, "CSV Injection")."""
+    line = clean(text)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
 def markdown(text: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effbench.plugin import Reporter, TextReporter, hookimpl
-from effbench.plugin.text import missing
+from effbench.plugin.text import csv_of, missing
 
 from .claims import ClaimsCsvReporter, ClaimsJsonReporter, ClaimsMarkdownReporter, ClaimsTableReporter
 from .latex import LatexReporter
@@ -155,7 +155,7 @@ def _csv(columns: Iterable[str], parts: "list[tuple[Leaderboard, pd.DataFrame | 
         for row in _plain_rows(frame)
     ]
     names = dict.fromkeys(name for entry in [dict.fromkeys([*_IDENTITY, *columns]), *entries] for name in entry)
-    return str(pd.DataFrame(entries, columns=[*names]).to_csv(index=False))
+    return csv_of(pd.DataFrame(entries, columns=[*names]))
 
 
 def _plain_board(board: "Leaderboard") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import TextReporter
-from effbench.plugin.text import clean, missing
+from effbench.plugin.text import clean, csv_of, missing
 
 from .layout import Section, TerminalReporter, in_markdown
 
@@ -64,7 +64,7 @@ class ClaimsCsvReporter(ClaimsReporter):
         from effbench.board.claims import claims_frame
 
         frame = claims_frame(boards).map(lambda value: clean(value) if isinstance(value, str) else value)
-        return str(frame.to_csv(index=False))
+        return csv_of(frame)
 
 
 class ClaimsJsonReporter(ClaimsReporter):

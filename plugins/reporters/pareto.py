@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, ClassVar
 
 from effbench.plugin import InputError, TextReporter
-from effbench.plugin.text import MISSING, clean, human_of, missing, number, plain
+from effbench.plugin.text import MISSING, clean, csv_of, human_of, missing, number, plain
 
 from .layout import Section, TerminalReporter, in_markdown
 from .tables import Column, Entry, laid_out
@@ -67,7 +67,7 @@ class ParetoCsvReporter(ParetoReporter):
         fronts = _fronts(boards)
         entries = [_identity(front) | row for front in fronts for row in _rows(front)]
         columns = dict.fromkeys(name for front in fronts for name in (*_identity(front), *map(str, front.rows.columns)))
-        return str(pd.DataFrame(entries, columns=[*columns]).to_csv(index=False))
+        return csv_of(pd.DataFrame(entries, columns=[*columns]))
 
 
 class ParetoJsonReporter(ParetoReporter):

@@ -9,6 +9,7 @@ from effbench_plugins.reporters import (
     JsonReporter,
     LengthsCsvReporter,
     MarkdownReporter,
+    ParetoCsvReporter,
     ScalingCsvReporter,
     TableReporter,
     WorldSizesCsvReporter,
@@ -19,7 +20,7 @@ from effbench.board.scaling import LENGTH_COLUMNS, SCALING_COLUMNS
 from effbench.board.table import columns
 from effbench.board.world_sizes import columns as world_size_columns
 from effbench.plugin import Summary
-from effbench.plugin.text import counted, human_of, in_bytes, in_seconds
+from effbench.plugin.text import clean, counted, human_of, in_bytes, in_seconds
 from tests.board import test_scaling as grown
 from tests.board import test_world_sizes as spread
 from tests.board.test_leaderboard import SETTINGS, board_of, trials
@@ -108,13 +109,23 @@ def test_markdown_escapes(boards):
     assert "\n# y" not in text
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@A1", "'@A1"), ("\t=1", "'=1"), ("\x1b]0;x\x07", "\ufffd]0;x\ufffd")],
+)
+def test_csv_has_neither_formulas_nor_control_sequences(name, shown):
+    for reporter in (CsvReporter, ParetoCsvReporter):
+        rows = csv.DictReader(io.StringIO(reporter().render([board_of(trials({"full": 1000, name: 2000}))])))
+        assert {row["stack"] for row in rows} == {"full", shown}
+
+
 def test_csv_has_all_columns_and_empty_fields(boards):
     rows = list(csv.DictReader(io.StringIO(CsvReporter().render(boards))))
     assert set(columns()) | {"machine", "suite", "model", "workload"} <= rows[0].keys()
     assert len(rows) == 4
     fast = next(row for row in rows if row["stack"] == "fast")
     assert float(fast["train_speed_low"]) < 2.05
-    lost = next(row for row in rows if row["stack"] == HOSTILE)
+    lost = next(row for row in rows if row["stack"] == clean(HOSTILE))
     assert lost["train_speed"] == ""
 
 
@@ -247,7 +258,7 @@ def test_json_and_csv_have_all_world_sizes(spread_boards):
     assert next(row for row in board["world_sizes"] if row["stack"] == "fsdp")["train_speed_ratio"] is None
     rows = list(csv.DictReader(io.StringIO(WorldSizesCsvReporter().render(spread_boards))))
     assert {*world_size_columns(["pipeline.waits"]), "machine", "suite"} <= rows[0].keys()
-    assert [(row["stack"], row["world_size"]) for row in rows if row["stack"] != HOSTILE] == [
+    assert [(row["stack"], row["world_size"]) for row in rows if row["stack"] != clean(HOSTILE)] == [
         ("full", "1"), ("ddp", "1"), ("ddp", "2"), ("ddp", "4"), ("fsdp", "2")
     ]  # fmt: skip
 
