@@ -89,3 +89,12 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     Folder(site).write({"a.txt": b"new"})
     assert victim.read_text() == "same"
     assert (site / "a.txt").read_text() == "new"
+
+
+def test_what_cannot_be_removed_is_one_clear_line(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write({"old.txt": b"old"})
+    (tmp_path / "old.txt").unlink()
+    (tmp_path / "old.txt").mkdir()
+    with pytest.raises(InputError, match=r"old\.txt: no longer published, but cannot be removed"):
+        folder.write({"new.txt": b"new"})
