@@ -23,6 +23,7 @@ from effbench.cli import (
     verify,
 )
 from effbench.plugin.errors import InputError
+from effbench.plugin.text import clean
 
 app = typer.Typer(
     name="effbench",
@@ -60,5 +61,6 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.stderr.write(f"effbench: {error}\n")
+        # A message may quote a record; a suite's mistakes are a line each.
+        sys.stderr.write("effbench: " + "\n".join(map(clean, str(error).splitlines())) + "\n")
         sys.exit(2)

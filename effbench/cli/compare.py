@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from effbench.board.compare import Comparison
 
 _FORMATS = ("table", "markdown", "json", "csv")
-_PERCENTAGE = re.compile(r"(\d{1,3}(?:\.\d+)?) ?%|(0?\.\d+|0)")
+_PERCENTAGE = re.compile(r"(\d{1,3}(?:\.\d+)?) ?%|(0?\.\d+|0)", re.ASCII)
 
 
 def compare(

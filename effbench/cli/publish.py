@@ -67,6 +67,7 @@ def publish(
     if not boards:
         raise InputError(f"{path}: nothing to publish")
     files = _files(boards, catalog, format_)
+    _refuse_among_records(path, to, files)
     page = updated(readme, _block(boards, catalog, files, (to, readme), (readme_suite, readme_plot))) if readme else None
     if check:
         changed = [f"{readme}: its block shows other results"] if page and page[0] != page[1] else []
@@ -89,6 +90,16 @@ def _refuse_errors(path: Path, catalog: "Catalog") -> None:
         raise InputError(
             f"{path}: {errors} error{'s' if errors > 1 else ''} in the records, which `effbench verify {path}` names; "
             "--unverified publishes them all the same"
+        )
+
+
+def _refuse_among_records(path: Path, to: Path, files: dict[str, bytes]) -> None:
+    """Within a results folder, JSON and Parquet are taken for records, by the next `effbench verify` for wrong ones."""
+    alike = sorted(name for name in files if name.endswith((".json", ".parquet")))
+    if alike and to.resolve().is_relative_to(path.resolve()):
+        raise InputError(
+            f"--to {to}: lies within {path}, where {', '.join(alike)} would be taken for records; "
+            "give a folder beside it, or other formats by --format"
         )
 
 

@@ -112,7 +112,7 @@ class Catalog:
         reporter = self.reporters.get(name)()
         if not isinstance(reporter, TextReporter):
             texts = ", ".join(sorted(other.name for other in self.reporters if issubclass(other, TextReporter)))
-            raise InputError(f"format {name!r} is no text to print: add --to DIR, or take one of {texts}")
+            raise InputError(f"format {name!r} is no text: `effbench publish` writes its files; to print there are {texts}")
         return reporter
 
     def metrics(self) -> dict[str, Metric]:

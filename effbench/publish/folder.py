@@ -89,7 +89,10 @@ class Folder:
 
     def _remove(self, file: Path) -> None:
         """The file, and the folders that it leaves empty."""
-        file.unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{file}: no longer published, but cannot be removed ({error.strerror})") from error
         for folder in file.parents:
             if folder == self.path or not folder.is_dir() or any(folder.iterdir()):
                 return

@@ -86,6 +86,8 @@ def read_folders(path: Path, findings: list[Finding]) -> list[SuiteFolder]:
     """Every folder of records below a path, or of the one record that it is; what cannot be read goes into `findings`."""
     if not path.exists():
         raise InputError(f"{path}: no such folder; `effbench run SUITE --results {path}` makes one")
+    if not _readable(path):
+        raise InputError(f"{path}: no trial records there")
     path = path.resolve()
     top = path if path.is_dir() else path.parent
     by_folder: dict[Path, list[Path]] = defaultdict(list)
@@ -105,6 +107,11 @@ def read_folders(path: Path, findings: list[Finding]) -> list[SuiteFolder]:
             findings += _strays(found, files, top)
         folders.append(found)
     return folders
+
+
+def _readable(path: Path) -> bool:
+    """Whether there is anything to check; nothing is no submission without errors."""
+    return any(_files(path)) if path.is_dir() else path.suffix == ".json" or is_pack_name(path.name)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -22,7 +22,7 @@ def verify(path: Path, catalog: Catalog) -> Report:
         catalog: The plugins, for the definitions of metrics and the present code of techniques.
 
     Raises:
-        InputError: There is no such path.
+        InputError: There is no such path, or nothing there that could be a record.
     """
     findings: list[Finding] = []
     folders = read_folders(path, findings)

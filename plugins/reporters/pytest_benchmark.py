@@ -55,6 +55,10 @@ class PytestBenchmarkReporter(TextReporter):
         }
         return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False)
 
+    def files(self, boards: "list[Leaderboard]") -> dict[str, bytes]:
+        """None for several machines: all other formats of theirs can still be published."""
+        return super().files(boards) if len({board.machine for board in boards}) < 2 else {}
+
 
 class _Samples(NamedTuple):
     """Durations in seconds; of decoding, of one token."""

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from effbench.cli import main
+from effbench.plugin import InputError
 from tests.end_to_end.conftest import effbench
 
 
@@ -29,6 +31,18 @@ def test_looking_around_does_not_import_torch(command, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_bad_input_is_one_line_without_control_characters(monkeypatch, capsys):
+    """It may quote a record."""
+
+    def refuse():
+        raise InputError("no machine \x1b]0;title\x07")
+
+    monkeypatch.setattr("effbench.cli.app", refuse)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err == "effbench: no machine \ufffd]0;title\ufffd\n"
 
 
 def test_help_has_examples(tmp_path):

@@ -82,7 +82,7 @@ def test_margins(text, value):
     assert fraction("--x", text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["5", "1", "5%%", "-5%", "nan", "1e-2", "", "five", "0,05", "5 percent"])
+@pytest.mark.parametrize("text", ["5", "1", "5%%", "-5%", "nan", "1e-2", "", "five", "0,05", "5 percent", "٥%"])
 def test_margins_that_could_mean_two_things_are_refused(text):
     with pytest.raises(InputError, match=r"--x.*5%.*0\.05"):
         fraction("--x", text)

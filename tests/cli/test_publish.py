@@ -231,6 +231,22 @@ def test_no_records_are_an_error_and_a_file_is_no_folder(results, tmp_path):
     assert "is a file" in publish(results, "--to", tmp_path / "file", *QUICK, code=2)
 
 
+def test_what_would_be_taken_for_records_is_not_written_among_them(results, tmp_path):
+    for target in (results, results / "machine" / "site"):
+        told = publish(results, "--to", target, *QUICK, "--format", "json", "--format", "parquet", code=2)
+        assert "leaderboard.json, leaderboard.parquet, trials.parquet would be taken for records" in told
+        assert not (target / MANIFEST).exists()
+    publish(results, "--to", results, *QUICK)
+    publish(results, "--to", tmp_path, *QUICK, "--format", "json")
+
+
+def test_boards_of_several_machines_are_published_in_every_format(results, tmp_path):
+    put(results, "alpha", {"full": 1000, "fast": 2000}, machine="other")
+    publish(results, "--to", tmp_path / "site")
+    assert {"leaderboard.json", "machines.json"} <= names(tmp_path / "site")
+    assert "pytest-benchmark.json" not in names(tmp_path / "site")
+
+
 def test_records_with_errors_are_not_published(tmp_path):
     folder = submission.write(tmp_path)
     good = ("--to", tmp_path / "site", "--format", "csv")

@@ -98,3 +98,12 @@ def test_a_mark_in_a_page_s_text_hides_no_change(tmp_path):
     assert folder.stale({"index.html": b"new " + forged}) == ["index.html shows other results"]
     folder.write({"index.html": b"new " + forged})
     assert (tmp_path / "index.html").read_bytes() == b"new " + forged
+
+
+def test_what_cannot_be_removed_is_one_clear_line(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write({"old.txt": b"old"})
+    (tmp_path / "old.txt").unlink()
+    (tmp_path / "old.txt").mkdir()
+    with pytest.raises(InputError, match=r"old\.txt: no longer published, but cannot be removed"):
+        folder.write({"new.txt": b"new"})

@@ -10,6 +10,7 @@ from effbench_plugins.reporters import (
     JsonReporter,
     LengthsCsvReporter,
     MarkdownReporter,
+    ParetoCsvReporter,
     ScalingCsvReporter,
     TableReporter,
     WorldSizesCsvReporter,
@@ -133,6 +134,16 @@ def test_no_text_is_a_formula_in_a_spreadsheet(sign):
 def test_csv_keeps_counts_whole_and_numbers_negative():
     frame = pd.DataFrame({"=a": pd.array([1, None], "Int64"), "b": [-0.5, 2.0], "c": ["-x", None]})
     assert as_csv(frame) == "'=a,b,c\n1,-0.5,'-x\n,2.0,\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@A1", "'@A1"), ("\t=1", "'=1"), ("\x1b]0;x\x07", "\ufffd]0;x\ufffd")],
+)
+def test_csv_has_neither_formulas_nor_control_sequences(name, shown):
+    for reporter in (CsvReporter, ParetoCsvReporter):
+        rows = csv.DictReader(io.StringIO(reporter().render([board_of(trials({"full": 1000, name: 2000}))])))
+        assert {row["stack"] for row in rows} == {"full", shown}
 
 
 def test_csv_has_all_columns_and_empty_fields(boards):

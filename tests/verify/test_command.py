@@ -48,10 +48,10 @@ def test_json_has_every_finding(tmp_path):
     }
 
 
-def test_a_folder_without_records_is_told(tmp_path):
-    done = run(tmp_path)
-    assert done.exit_code == 0
-    assert done.output == "0 records: 0 errors, 0 warnings\n"
+def test_nothing_is_no_submission_without_errors(tmp_path):
+    (tmp_path / "leaderboard.csv").write_text("machine\n")
+    for path in (tmp_path, tmp_path / "leaderboard.csv"):
+        assert str(run(path).exception) == f"{path}: no trial records there"
 
 
 @pytest.mark.parametrize(

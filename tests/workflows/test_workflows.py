@@ -130,17 +130,18 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 from effbench.cli import app
 for command in sys.argv[2].split(","):
-    words = {"publish": ["--to", sys.argv[1] + "/site"], "compare": [sys.argv[1]]}.get(command, [])
+    words = {"publish": ["--to", sys.argv[1] + "-site"], "compare": [sys.argv[1]]}.get(command, [])
     app([command, sys.argv[1], *words], standalone_mode=False)
 """
 
 
 def test_boards_need_no_torch(tmp_path):
     """As on a machine where only requirements-board.txt is installed."""
-    write(tmp_path)
+    results = tmp_path / "results"
+    write(results)
     commands = ["verify", "board", *sorted(COMING & CALLABLE.commands.keys())]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path), ",".join(commands)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", WITHOUT_TORCH, str(results), ",".join(commands)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "6 records: 0 errors" in done.stdout
