@@ -7,6 +7,7 @@ step in a process of its own with a cache folder of its own. Figures are medians
 """
 
 import argparse
+import collections
 import json
 import os
 import random
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from effbench.store.pack import unpack
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 10
@@ -42,7 +45,10 @@ print(count, end[0] - begin[0], end[1] - begin[1], resource.getrusage(resource.R
 def generate(count: int, folder: Path) -> None:
     """`count` trials below a folder: the repository's own, in ever further rounds on ever further machines."""
     rng = random.Random(count)
-    sources = [(file, json.loads(file.read_text())) for file in sorted((ROOT / "results").glob("*/*/*.r*.json"))]
+    own = folder.with_name("own")
+    shutil.copytree(ROOT / "results", own)
+    collections.deque(unpack(own), maxlen=0)
+    sources = [(file, json.loads(file.read_text())) for file in sorted(own.glob("*/*/*.r*.json"))]
     for number in range(count):
         copy, place = divmod(number, len(sources))
         source, record = sources[place]
