@@ -65,7 +65,7 @@ lint: .venv/.installed-test
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quantization]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plots,quantization]'
 	@touch $@
 
 .venv/.installed-test: .venv/bin/python pyproject.toml constraints.txt
