@@ -54,7 +54,7 @@ def parts(current: "pd.DataFrame", older: "pd.DataFrame", given: Mapping[str, An
             named = [str(alike["settings"].iloc[0]) if c == "settings" else f"{c} {alike[c].iloc[0]}" for c in apart]
             for values, whole in slices(alike, view.by, is_baseline):
                 missing = _sliced_notes(alike, whole, view.by)
-                details = [*named, *(f"{axis} {value}" for axis, value in values.items())]
+                details = [*named, *(f"{axis} {value}" for axis, value in values.items() if axis not in board)]
                 placed = _placed(whole) if view.aggregate else whole
                 for world_size, own in _world_sizes(placed, given):
                     size = [f"world_size {world_size}"] if several_sizes else []

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import zstandard
 
 from effbench.board.stats import DRAWS, Array, QualityDraws, quality_draws
 from effbench.store.packed import is_packed
@@ -326,6 +327,6 @@ def _read_scores(file: str, version: tuple[int, int] | None, name: str, kind: Ki
         quality = read_samples(Path(file))["quality"]
         names = tuple(map(str, quality["names"]))
         scores, weights = (np.asarray(x, dtype=float) for x in (quality[kind][name], quality["weights"]))
-    except Exception:  # noqa: BLE001 - zstd, JSON and every shape of wrong content, from files that anyone may have written
+    except (OSError, zstandard.ZstdError, ValueError, LookupError, TypeError, OverflowError):  # not there, or not of this form
         return None
     return (names, scores, weights) if scores.shape == weights.shape == (len(names),) and weights.sum() > 0 else None
