@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import effbench_plugins
 import pytest
 
 from effbench.plugin import InputError
@@ -44,6 +45,11 @@ def test_a_folder_beside_the_suite_holds_plugins(tmp_path):
     (package / "__init__.py").write_text((HEAD + MINE + REGISTER).replace('"mine"', '"packaged"'))
     catalog = discover(folders=[tmp_path])
     assert {"mine", "packaged"} <= set(catalog.techniques.names())
+
+
+def test_the_bundled_folder_beside_a_suite_is_loaded_once():
+    bundled = Path(effbench_plugins.__path__[0])
+    assert discover(folders=[bundled]).techniques.names() == discover().techniques.names()
 
 
 @pytest.mark.parametrize(
