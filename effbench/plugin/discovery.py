@@ -154,7 +154,7 @@ def _files(paths: Sequence[Path], source: Source) -> Iterator[_Found]:
 
 
 def _within(folders: Sequence[Path]) -> list[Path]:
-    """What lies in them. Beside a suite at the top of effbench's own checkout lie the bundled plugins, which are loaded already."""
+    """What lies in them; the bundled plugins, beside a suite at the top of effbench's own checkout, are loaded already."""
     bundled = {Path(path).resolve() for path in importlib.import_module("effbench_plugins").__path__}
     inside = [path for folder in folders if folder.resolve() not in bundled for path in sorted(folder.iterdir())]
     modules = [p for p in inside if p.suffix == ".py" and p.name != "__init__.py"]
